@@ -1,0 +1,125 @@
+/* kernels.h - the numeric work that fills the time, behind one table per ISA level.
+ *
+ * The rule that holds the product together: an output element depends only on its weight row,
+ * its activation row, the ISA level and the activation mode. Never on the number of rows in the
+ * batch, the tile it fell into, the chunk a thread took, or a neighbour. So every body adds in
+ * the same order; which order, ref.c says.
+ *
+ * Canonical order of a matrix product, one output element:
+ *   acc = 0; for each activation block b in order along K:
+ *       i  = sum over the block of weight_int * activation_int (times the integer sub-block
+ *            scales of K-quants): exact in int32, so its order is free
+ *       acc = fma(d_weight * d_act, i, acc)            (SSE2: rounded multiply, then add)
+ *       with a minimum or offset term (Q4_1, Q5_1, Q2_K, Q4_K, Q5_K): acc = fma(-m ..., s, acc)
+ *   F32, F16, BF16 weights and every type in the f32 mode: 16 partial sums, element k into sum
+ *   k % 16, by fma in order of k, folded as ((0+8)+(4+12))+... : see lp_fold16 in ref.c.
+ *
+ * SPDX-License-Identifier: Apache-2.0 */
+#ifndef LP_KERNELS_H
+#define LP_KERNELS_H
+
+#include "qtype.h"
+
+/* How activations travel to a matrix product. */
+typedef enum lp_act_mode { LP_ACT_INT8 = 0, LP_ACT_F32 = 1 } lp_act_mode;
+
+/* The activation format a weight type wants in a mode (LP_ACT_INT8: int8 blocks of 32 for
+ * Q4_0 .. Q8_0, of 256 for the K types; f32 for F32, F16, BF16. LP_ACT_F32: always f32). */
+typedef enum lp_act_kind { LP_ACT_KIND_F32 = 0, LP_ACT_KIND_I8_32, LP_ACT_KIND_I8_256, LP_ACT_KIND_COUNT } lp_act_kind;
+
+lp_act_kind lp_act_kind_for(uint32_t type, lp_act_mode mode);
+
+/* One matrix times a batch of activation rows:  out[r][n] = sum_k w[n][k] * x[r][k]. */
+typedef struct lp_matmul {
+    uint32_t type;       /* of the weights */
+    const void *weights; /* n_out rows of row_bytes bytes, borrowed (often the mapped file) */
+    size_t row_bytes;
+    size_t n_in;         /* K: a whole number of blocks */
+    size_t n_out;        /* N */
+    lp_act_kind kind;    /* of acts; lp_act_kind_for(type, mode) */
+    const void *acts;    /* written by quantize_acts of the same level, for n_rows rows */
+    size_t n_rows;       /* rows of acts */
+    const int32_t *row_list; /* which rows take part, in order; NULL = all n_rows */
+    size_t n_list;           /* length of row_list; ignored when NULL */
+    float *out;          /* row i (of the list) at out + i * out_stride, its n_out values first */
+    size_t out_stride;   /* in floats */
+} lp_matmul;
+
+/* Attention of one query head against cached keys and values, through a block table.
+ * Position p of the sequence lies in block table[p / block_len], slot p % block_len. A slot's
+ * vector for this kv head starts at base + (block * block_len + slot) * slot_bytes + head_offset. */
+typedef enum lp_kv_type { LP_KV_F16 = 0, LP_KV_F32 = 1 } lp_kv_type;
+
+typedef struct lp_attention {
+    lp_kv_type kv_type;
+    const uint8_t *keys;    /* of this layer */
+    const uint8_t *values;  /* of this layer */
+    size_t key_slot_bytes, value_slot_bytes;
+    size_t key_head_offset, value_head_offset; /* bytes, of the kv head in a slot */
+    const int32_t *table;   /* block numbers of the sequence */
+    size_t block_len;       /* slots per block: a multiple of 16 */
+    size_t first, last;     /* visible positions: first <= p <= last */
+    size_t head_dim;        /* of queries and keys */
+    size_t value_dim;
+    float scale;            /* scores are scale * q.k, then softcap */
+    float softcap;          /* c * tanh(s / c) if > 0 */
+} lp_attention;
+
+typedef struct lp_kernels {
+    const char *name;        /* "avx2": what --cpu takes and prints */
+    const char *description; /* "AVX2 + FMA: Intel Haswell (2013), AMD Zen (2017)" */
+
+    /* Bytes that quantize_acts writes for n_rows rows of n_in floats. */
+    size_t (*act_bytes)(lp_act_kind kind, size_t n_rows, size_t n_in);
+    /* Converts rows row_begin..row_end of x (row r at x + r * stride floats) into acts, which is
+     * sized for all rows. Rows may be converted by different threads at once; ranges given to
+     * threads begin at multiples of act_row_group. */
+    void (*quantize_acts)(lp_act_kind kind, const float *x, size_t stride, size_t n_rows,
+                          size_t row_begin, size_t row_end, size_t n_in, void *acts);
+    size_t act_row_group;
+
+    /* Computes output columns n_begin..n_end (weight rows) for every activation row. Ranges given
+     * to threads begin at multiples of weight_row_group. scratch: private to the calling thread,
+     * matmul_scratch bytes, 64-byte aligned. */
+    void (*matmul)(const lp_matmul *task, size_t n_begin, size_t n_end, void *scratch);
+    size_t weight_row_group;
+    size_t matmul_scratch;
+
+    /* One row of a weight matrix to float32 (embedding lookup). n: a whole number of blocks. */
+    void (*dequantize_row)(uint32_t type, const void *row, float *out, size_t n);
+
+    /* out = softmax(scale * q . K) V for one query head. scratch: attention_scratch(head_dim,
+     * value_dim) bytes. Works through positions in blocks that begin at multiples of block_len
+     * whatever `first` is, so the result does not depend on how a prompt was cut. */
+    void (*attention)(const lp_attention *a, const float *q, float *out, void *scratch);
+    size_t (*attention_scratch)(size_t head_dim, size_t value_dim);
+
+    /* Keys or values of one token into cache slots (n values). */
+    void (*store_kv)(lp_kv_type type, const float *x, void *out, size_t n);
+
+    /* out = x / sqrt(mean(x^2) + eps) * weight; weight may be NULL (all ones); out may be x. */
+    void (*rms_norm)(const float *x, const float *weight, float eps, float *out, size_t n);
+    /* x += y */
+    void (*add)(float *x, const float *y, size_t n);
+    /* x *= factor */
+    void (*scale)(float *x, float factor, size_t n);
+    /* gate = silu(gate) * up;   gate = gelu_tanh(gate) * up */
+    void (*silu_mul)(float *gate, const float *up, size_t n);
+    void (*gelu_mul)(float *gate, const float *up, size_t n);
+    /* Rotates one head in place. cos_sin: n_rot/2 pairs (cos, sin). neox: element i pairs with
+     * i + n_rot/2; otherwise 2i pairs with 2i + 1. */
+    void (*rope)(float *head, const float *cos_sin, size_t n_rot, bool neox);
+    /* Largest value and the sum of exp(x - max), for log-probabilities. */
+    void (*max_sum_exp)(const float *x, size_t n, float *max, double *sum);
+} lp_kernels;
+
+/* Every level compiled into this build, best first; the last is "ref". */
+size_t lp_kernels_count(void);
+const lp_kernels *lp_kernels_at(size_t index);
+bool lp_kernels_runs_here(const lp_kernels *level); /* CPU and operating system both agree */
+
+/* name NULL: the best level that runs here (or $LLAMAPACK_CPU). NULL with *why set (a static text)
+ * when the name is unknown or this machine cannot run it. */
+const lp_kernels *lp_kernels_select(const char *name, const char **why);
+
+#endif

@@ -1,0 +1,25 @@
+/* llamapack.h - every public header of the runtime, in the order the data flows. This is what cffi
+ * loads (native.py) and where a newcomer may begin to read.
+ * SPDX-License-Identifier: Apache-2.0 */
+#ifndef LP_LLAMAPACK_H
+#define LP_LLAMAPACK_H
+
+#include "base/status.h"
+#include "base/memory.h"
+#include "base/text.h"
+#include "base/utf8.h"
+#include "base/json.h"
+#include "platform/file.h"
+#include "platform/thread.h"
+#include "qtype.h"
+#include "kernels.h"
+#include "model/container.h"
+#include "model/gguf.h"
+#include "model/vocab.h"
+#include "model/model.h"
+#include "engine/engine.h"
+#include "engine/sampler.h"
+#include "engine/scheduler.h"
+#include "chat/chat.h"
+
+#endif

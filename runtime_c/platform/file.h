@@ -1,0 +1,43 @@
+/* file.h - files: mapped, read whole, found; the program's own path.
+ *
+ * Paths are UTF-8 on every system (Windows bodies convert).  Bodies: file_posix.c, file_windows.c.
+ * SPDX-License-Identifier: Apache-2.0 */
+#ifndef LP_PLATFORM_FILE_H
+#define LP_PLATFORM_FILE_H
+
+#include "base/status.h"
+#include "base/text.h"
+
+/* A read-only mapping of a whole file. */
+typedef struct lp_map {
+    const uint8_t *data;
+    size_t size;
+    void *handle; /* private to the body */
+} lp_map;
+
+/* Errors name the path and the system's reason. A directory, an empty file: LP_ERR_IO. */
+lp_code lp_map_open(lp_map *map, const char *path, lp_error *err) LP_MUST_USE;
+void lp_map_close(lp_map *map);
+/* Tells the system which part is about to be read (advice only). */
+void lp_map_will_need(const lp_map *map, size_t offset, size_t size);
+/* A read of a mapped page that fails (file truncated, medium gone) prints one line and exits with
+ * status 70 instead of dying by signal. Called once by main. */
+void lp_map_guard_install(void);
+
+/* Reads a whole file or ("-") standard input; limit in bytes. */
+lp_code lp_file_read(lp_buf *out, const char *path, size_t limit, lp_error *err) LP_MUST_USE;
+/* Path of the running executable. */
+lp_code lp_own_path(lp_buf *out, lp_error *err) LP_MUST_USE;
+/* Writes a small file atomically with mode 0600 (history, state). */
+lp_code lp_file_write_private(const char *path, lp_str data, lp_error *err) LP_MUST_USE;
+
+/* Large anonymous memory: address space now, pages when touched. Zeroed. */
+void *lp_pages_reserve(size_t bytes);
+void lp_pages_release(void *pages, size_t bytes);
+/* Memory that could be had without swapping, and the machine's total; 0 = unknown. */
+uint64_t lp_memory_available(void);
+uint64_t lp_memory_total(void);
+/* Highest anonymous memory of this process in bytes (Linux VmHWM less file pages); 0 = unknown. */
+uint64_t lp_memory_peak(void);
+
+#endif

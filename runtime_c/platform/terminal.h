@@ -1,0 +1,20 @@
+/* terminal.h - a terminal in raw mode, its size, its bytes. Bodies: terminal_posix.c, terminal_windows.c.
+ * SPDX-License-Identifier: Apache-2.0 */
+#ifndef LP_PLATFORM_TERMINAL_H
+#define LP_PLATFORM_TERMINAL_H
+
+#include "base/status.h"
+#include "base/text.h"
+
+bool lp_terminal_is(int fd);         /* 0, 1, 2 */
+bool lp_terminal_colors(int fd);     /* a terminal, not TERM=dumb, no NO_COLOR */
+void lp_terminal_prepare(void);      /* UTF-8 output and escape sequences on Windows; once */
+int lp_terminal_columns(void);       /* 80 when unknown */
+bool lp_terminal_raw(bool on);       /* false: not possible */
+/* Next input bytes in raw mode (UTF-8). Waits up to `seconds` (< 0: no limit). Returns bytes read,
+ * 0 on time-out or interrupted by a signal, -1 at the end of input. */
+int lp_terminal_read(void *data, size_t size, double seconds);
+/* Writes all of it; false when the other side is gone (EPIPE). Never stops in the middle of EINTR. */
+bool lp_terminal_write(int fd, lp_str text);
+
+#endif
