@@ -34,10 +34,10 @@ void lp_alloc_peak_reset(void);
 
 /* Arena: many small blocks, freed together. Blocks are zeroed and 16-byte aligned. */
 typedef struct lp_arena {
-    void *chunks;     /* owned, newest first */
-    size_t left;      /* bytes left in the newest chunk */
-    size_t used;      /* bytes handed out in all */
-    size_t limit;     /* refuse beyond this many bytes; 0 = no limit */
+    void *chunks; /* owned, newest first */
+    size_t left;  /* bytes left in the newest chunk */
+    size_t used;  /* bytes handed out in all */
+    size_t limit; /* refuse beyond this many bytes; 0 = no limit */
 } lp_arena;
 
 void lp_arena_init(lp_arena *arena, size_t limit);
