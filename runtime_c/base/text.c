@@ -78,6 +78,7 @@ void lp_buf_free(lp_buf *buf) {
 void lp_buf_clear(lp_buf *buf) {
     buf->len = 0;
     buf->failed = false;
+    buf->over_limit = false;
     if (buf->data != NULL) buf->data[0] = '\0';
 }
 
@@ -85,9 +86,10 @@ void lp_buf_clear(lp_buf *buf) {
 static bool reserve(lp_buf *buf, size_t more) {
     if (buf->failed) return false;
     size_t need = 0;
-    if (!lp_size_add(buf->len, more, &need) || (buf->limit != 0 && need > buf->limit) ||
-        !lp_size_add(need, 1, &need)) {
+    bool fits = lp_size_add(buf->len, more, &need);
+    if (!fits || (buf->limit != 0 && need > buf->limit) || !lp_size_add(need, 1, &need)) {
         buf->failed = true;
+        buf->over_limit = fits;
         return false;
     }
     if (need <= buf->size) return true;
@@ -153,7 +155,7 @@ lp_str lp_buf_str(const lp_buf *buf) {
 
 lp_code lp_buf_check(const lp_buf *buf, lp_error *err) {
     if (!buf->failed) return LP_OK;
-    if (buf->limit != 0 && buf->len + 1 >= buf->limit / 2) {
+    if (buf->over_limit) {
         return lp_fail(err, LP_ERR_LIMIT, "more than %zu bytes of text", buf->limit);
     }
     return lp_fail(err, LP_ERR_MEMORY, "out of memory");

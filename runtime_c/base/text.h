@@ -33,6 +33,7 @@ typedef struct lp_buf {
     size_t size;  /* bytes allocated */
     size_t limit; /* most bytes it may hold; 0 = no limit */
     bool failed;
+    bool over_limit; /* failed, and the limit was the reason */
 } lp_buf;
 
 void lp_buf_init(lp_buf *buf, size_t limit);

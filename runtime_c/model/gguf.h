@@ -16,9 +16,19 @@
 #include "qtype.h"
 
 typedef enum lp_gguf_type {
-    LP_GGUF_U8 = 0, LP_GGUF_I8 = 1, LP_GGUF_U16 = 2, LP_GGUF_I16 = 3, LP_GGUF_U32 = 4,
-    LP_GGUF_I32 = 5, LP_GGUF_F32 = 6, LP_GGUF_BOOL = 7, LP_GGUF_STRING = 8, LP_GGUF_ARRAY = 9,
-    LP_GGUF_U64 = 10, LP_GGUF_I64 = 11, LP_GGUF_F64 = 12
+    LP_GGUF_U8 = 0,
+    LP_GGUF_I8 = 1,
+    LP_GGUF_U16 = 2,
+    LP_GGUF_I16 = 3,
+    LP_GGUF_U32 = 4,
+    LP_GGUF_I32 = 5,
+    LP_GGUF_F32 = 6,
+    LP_GGUF_BOOL = 7,
+    LP_GGUF_STRING = 8,
+    LP_GGUF_ARRAY = 9,
+    LP_GGUF_U64 = 10,
+    LP_GGUF_I64 = 11,
+    LP_GGUF_F64 = 12
 } lp_gguf_type;
 
 typedef struct lp_gguf_kv {
@@ -33,13 +43,13 @@ typedef struct lp_gguf_kv {
 /* A tensor whose extent was checked: data..data+bytes lies inside the file. */
 typedef struct lp_tensor {
     lp_str name;
-    uint32_t n_dims;     /* 1..4 */
-    uint64_t dims[4];    /* dims[0] = contiguous row length; unused ones are 1 */
-    uint32_t type;       /* lp_type id, known to lp_type_get */
+    uint32_t n_dims;  /* 1..4 */
+    uint64_t dims[4]; /* dims[0] = contiguous row length; unused ones are 1 */
+    uint32_t type;    /* lp_type id, known to lp_type_get */
     const uint8_t *data;
     size_t bytes;
-    size_t row_bytes;    /* bytes of dims[0] elements */
-    size_t n_rows;       /* product of dims[1..3] */
+    size_t row_bytes; /* bytes of dims[0] elements */
+    size_t n_rows;    /* product of dims[1..3] */
 } lp_tensor;
 
 typedef struct lp_gguf lp_gguf;
@@ -67,11 +77,14 @@ lp_code lp_gguf_get_bool(const lp_gguf *gguf, lp_str key, bool *out, lp_error *e
 lp_code lp_gguf_get_str(const lp_gguf *gguf, lp_str key, lp_str *out, lp_error *err) LP_MUST_USE;
 
 /* Arrays. *out is NULL when the key is absent; else its element type was checked. */
-lp_code lp_gguf_get_array(const lp_gguf *gguf, lp_str key, lp_gguf_type element, const lp_gguf_kv **out, lp_error *err) LP_MUST_USE;
+lp_code lp_gguf_get_array(const lp_gguf *gguf, lp_str key, lp_gguf_type element,
+                          const lp_gguf_kv **out, lp_error *err) LP_MUST_USE;
 /* A scalar u32, or element `index` of an integer array. */
-lp_code lp_gguf_get_u32_at(const lp_gguf *gguf, lp_str key, size_t index, uint32_t *out, lp_error *err) LP_MUST_USE;
+lp_code lp_gguf_get_u32_at(const lp_gguf *gguf, lp_str key, size_t index, uint32_t *out,
+                           lp_error *err) LP_MUST_USE;
 float lp_gguf_array_f32(const lp_gguf_kv *array, size_t index);
-int64_t lp_gguf_array_int(const lp_gguf_kv *array, size_t index); /* any integer element type or bool */
+int64_t lp_gguf_array_int(const lp_gguf_kv *array,
+                          size_t index); /* any integer element type or bool */
 
 /* Walks the strings of an array in order: start with *cursor = 0. Lengths were checked when the
  * file was opened, so this cannot fail; returns the string at the cursor and moves it on. */
