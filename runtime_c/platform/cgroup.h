@@ -1,0 +1,23 @@
+/* cgroup.h - the limits that Linux control groups put on this process (containers, services).
+ *
+ * Both hierarchies are read: v2 (one tree, "0::/path") and v1 (a tree per controller). A limit set
+ * on any ancestor counts, so every directory from the process's own group up to the mount is
+ * visited. Elsewhere than on Linux nothing is limited. Private to platform/.
+ * SPDX-License-Identifier: Apache-2.0 */
+#ifndef LP_PLATFORM_CGROUP_H
+#define LP_PLATFORM_CGROUP_H
+
+#include "base/common.h"
+
+/* Processors' worth of time the quota allows; 0 = no quota. */
+double lp_cgroup_cpus(void);
+/* Bytes of memory left below the tightest limit (UINT64_MAX = none), and that limit. */
+uint64_t lp_cgroup_memory_left(void);
+uint64_t lp_cgroup_memory_limit(void);
+
+/* Reads a small text file such as those in /proc and /sys; false when it cannot be read. */
+bool lp_read_small(const char *path, char *out, size_t size);
+/* Decimal digits at *at (blanks before them skipped), moving *at behind them; false if none. */
+bool lp_read_number(const char **at, uint64_t *out);
+
+#endif
