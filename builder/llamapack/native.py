@@ -1,0 +1,118 @@
+"""The runtime as a shared library of this machine, called through cffi.
+
+For tests and tools: the same sources and flags as the executables, without main.c and with every
+symbol visible. cffi reads the public headers as the preprocessor leaves them with LP_CDEF set.
+
+SPDX-License-Identifier: Apache-2.0
+"""
+
+import os
+import platform
+import re
+import sys
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from llamapack import toolchain
+from llamapack.errors import LlamapackError
+from llamapack.targets import host_target
+
+__all__ = ["Native", "load"]
+
+_MAIN = "runtime_c/cli/main.c"
+
+
+@dataclass(frozen=True, slots=True)
+class Native:
+    ffi: Any  # cffi.FFI
+    lib: Any  # the opened library
+    path: Path
+
+
+@cache
+def load() -> Native:
+    """Builds the library if the cache does not hold it, and opens it."""
+    import cffi
+
+    tree = toolchain.find_tree()
+    refresh_generated(tree)
+    path = _library(tree)
+    ffi = cffi.FFI()
+    ffi.cdef(declarations(tree))
+    return Native(ffi, ffi.dlopen(str(path), ffi.RTLD_LAZY), path)
+
+
+def refresh_generated(tree: toolchain.Tree) -> None:
+    """In a checkout, remakes the generated C files that are missing or stale."""
+    if not tree.checkout:
+        return
+    builder = str(tree.root / "builder")
+    if builder not in sys.path:
+        sys.path.append(builder)
+    import generate
+
+    generate.refresh(tree.root, generate.LIGHT)
+
+
+def declarations(tree: toolchain.Tree) -> str:
+    """What cffi is given: llamapack.h and all it includes, preprocessed."""
+    arguments = ["cc", "-E", "-P", "-DLP_CDEF", "-std=c11", "-target", _triple()]
+    arguments += [f"-I{folder}" for folder in tree.include_dirs]
+    header = tree.root / "runtime_c" / "llamapack.h"
+    with TemporaryDirectory(prefix="llamapack-") as work:
+        text = toolchain.run_zig([*arguments, str(header)], Path(work), "reading llamapack.h")
+    return re.sub(r"^#.*$", "", text, flags=re.MULTILINE)
+
+
+def _library(tree: toolchain.Tree) -> Path:
+    target = host_target()
+    sources = toolchain.sources_for(tree, target.arch, windows=target.windows)
+    sources = [source for source in sources if source.name != _MAIN]
+    flags = [flag for flag in toolchain.runtime_flags(target) if flag != "-fPIE"]
+    flags[flags.index(target.triple)] = _triple()
+    flags[flags.index("-fvisibility=hidden")] = "-fvisibility=default"
+    # While the modules are being written: one that does not compile yet must not stop the tests
+    # of the others. LATER strict.
+    objects = []
+    for source in sources:
+        try:
+            objects += toolchain.compile_all(tree, [source], [*flags, "-fPIC"])
+        except LlamapackError as error:
+            sys.stderr.write(f"native: left out: {error}\n")
+    link_flags = ["-target", _triple(), "-shared", *target.link_flags]
+    link_flags = [flag for flag in link_flags if flag not in ("-static", "-pie")]
+    if target.system == "linux":
+        link_flags += ["-lm", "-lpthread", "-Wl,-z,undefs", "-Wl,-z,lazy"]
+    suffix = {"windows": ".dll", "macos": ".dylib"}.get(target.system, ".so")
+    data = toolchain.link(objects, link_flags, f"llamapack{suffix}")
+    return _stored(data, suffix)
+
+
+def _stored(data: bytes, suffix: str) -> Path:
+    """A file named by its content, so that a library in use is never overwritten."""
+    import hashlib
+
+    name = hashlib.sha256(data).hexdigest()[:32]
+    path = toolchain.cache_dir() / "native" / f"llamapack-{name}{suffix}"
+    if not path.is_file() or path.read_bytes() != data:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+        temporary.write_bytes(data)
+        os.replace(temporary, path)
+    return path
+
+
+def _triple() -> str:
+    """The libc that this Python uses, since the library is opened into its process."""
+    target = host_target()
+    if target.system != "linux":
+        return target.triple
+    libc, _version = platform.libc_ver()
+    if libc == "glibc":
+        return f"{target.arch}-linux-gnu.2.28"
+    if libc in ("", "musl"):
+        return f"{target.arch}-linux-musl"
+    raise LlamapackError(f"cannot build a library for this machine's C library ({libc})")

@@ -1,0 +1,97 @@
+"""A row per operating system and CPU that a model can be packed for.
+
+SPDX-License-Identifier: Apache-2.0
+"""
+
+import platform
+import sys
+from dataclasses import dataclass
+
+from llamapack.errors import UsageError
+
+__all__ = ["TARGETS", "Target", "find_target", "host_target"]
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """How to compile for one system and what its executables look like."""
+
+    name: str  # what --target takes and the manifest says
+    arch: str  # as isa.def names it: x86_64, aarch64
+    system: str  # linux, windows, macos
+    triple: str  # what `zig cc -target` takes; the oldest system that still counts
+    format: str  # elf, pe, macho: picks the module in llamapack.formats
+    suffix: str  # appended to the output name
+    link_flags: tuple[str, ...]
+    description: str
+
+    @property
+    def windows(self) -> bool:
+        return self.system == "windows"
+
+
+# Linux is static musl, so that the file starts on every distribution. The macOS numbers are the
+# oldest releases that matter: zig's own default would ask for macOS 15.
+TARGETS: tuple[Target, ...] = (
+    Target(
+        "linux-x86_64",
+        "x86_64",
+        "linux",
+        "x86_64-linux-musl",
+        "elf",
+        "",
+        ("-static", "-pie"),
+        "Linux on x86-64, any distribution (static)",
+    ),
+    Target(
+        "linux-aarch64",
+        "aarch64",
+        "linux",
+        "aarch64-linux-musl",
+        "elf",
+        "",
+        ("-static", "-pie"),
+        "Linux on ARM64, any distribution (static)",
+    ),
+    Target(
+        "windows-x86_64",
+        "x86_64",
+        "windows",
+        "x86_64-windows-gnu",
+        "pe",
+        ".exe",
+        ("-lws2_32", "-lshell32", "-ladvapi32"),
+        "Windows 10 and later on x86-64",
+    ),
+    Target(
+        "macos-aarch64",
+        "aarch64",
+        "macos",
+        "aarch64-macos.11.0",
+        "macho",
+        "",
+        (),
+        "macOS 11 and later on Apple silicon",
+    ),
+)
+
+
+def find_target(name: str) -> Target:
+    """The row with this name; a UsageError that lists all names otherwise."""
+    for target in TARGETS:
+        if target.name == name:
+            return target
+    known = ", ".join(target.name for target in TARGETS)
+    raise UsageError(f"no target named {name!r}; the targets are {known}")
+
+
+def host_target() -> Target:
+    """The row for the machine this runs on."""
+    systems = {"linux": "linux", "win32": "windows", "darwin": "macos"}
+    machines = {"x86_64": "x86_64", "amd64": "x86_64", "aarch64": "aarch64", "arm64": "aarch64"}
+    system = systems.get(sys.platform, sys.platform)
+    machine = machines.get(platform.machine().lower(), platform.machine().lower())
+    for target in TARGETS:
+        if target.system == system and target.arch == machine:
+            return target
+    raise UsageError(f"no target for this machine ({system}-{machine}); name one with --target")
