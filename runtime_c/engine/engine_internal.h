@@ -1,0 +1,46 @@
+/* engine_internal.h - the inside of the engine: buffers of a step, planned once.
+ * SPDX-License-Identifier: Apache-2.0 */
+#ifndef LP_ENGINE_INTERNAL_H
+#define LP_ENGINE_INTERNAL_H
+
+#include <stdatomic.h>
+
+#include "engine/engine.h"
+#include "engine/kvcache.h"
+#include "engine/threads.h"
+
+struct lp_engine {
+    const lp_model *model;
+    const lp_kernels *kernels;
+    lp_act_mode act;
+    size_t n_batch, n_logit_rows;
+    lp_pool *pool;
+    lp_kvcache kv;
+    double *frequencies[LP_ROPE_KINDS]; /* n_rot/2 each, owned */
+    atomic_bool stop;
+
+    uint8_t *pages; /* one reservation that holds every buffer below; owned */
+    size_t pages_bytes;
+    /* Row r of a buffer begins at r * its width; widths of q, k, v, gate are those of the layer. */
+    float *x;                    /* (n_batch, n_embd): the residual stream */
+    float *tmp;                  /* (n_batch, n_embd): a sub-block's output, then its normed sum */
+    float *q, *k, *v, *attn;     /* (n_batch, heads * head length) each */
+    float *gate, *up;            /* (n_batch, n_ff); share their memory with q, k, v, attn */
+    float *turns[LP_ROPE_KINDS]; /* (n_batch, n_rot): cos, sin pairs */
+    float *logits;               /* (n_logit_rows, n_vocab) */
+    void
+        *acts[LP_ACT_KIND_COUNT]; /* activations as matmul takes them; NULL if no weight wants it */
+    uint8_t *scratch;             /* scratch_bytes per thread */
+    size_t scratch_bytes;
+    size_t *slots;    /* (n_batch): cache slot of each row */
+    size_t *selected; /* (n_logit_rows): rows that want logits, ascending */
+
+    /* The step under way. */
+    const lp_batch_row *rows;
+    size_t n_rows, n_selected;
+};
+
+/* The whole decoder over engine->rows; logits of the selected rows. LP_ERR_STOPPED. */
+lp_code lp_forward(lp_engine *engine, lp_error *err) LP_MUST_USE;
+
+#endif

@@ -1,0 +1,400 @@
+/* forward.c - one decoder block, top to bottom, for every family; the row of arch.c says which of
+ * its parts apply.
+ *
+ *     x = embedding(token)                                   (* sqrt(embd))
+ *     per layer:  h = norm(x);  q, k, v = Wq h, Wk h, Wv h   (+ biases, norm per head), rotated
+ *                 h = Wo attention(q, cache)                 (post-norm);  x = x + h
+ *                 h = Wdown (act(Wgate norm(x)) * (Wup norm(x)))  (post-norm);  x = x + h
+ *     logits = Wout norm(x)                                  (softcap)
+ *
+ * A block is nine jobs of the pool, alternating between work on rows (norms, rotation, conversion
+ * of activations) and work on columns or heads (matrix products, attention). With one row the row
+ * jobs have one chunk and run at once on the calling thread, which leaves four meetings per layer.
+ *
+ * Only what a row itself holds goes into its result (see kernels.h), so the way work is cut here
+ * may follow the number of rows and threads freely. Column chunks begin at multiples of 16, so that
+ * an element always falls to the same lane or tail of the element-wise kernels.
+ *
+ * In the last layer, once keys and values are stored, only rows that want logits go on.
+ * SPDX-License-Identifier: Apache-2.0 */
+#include <math.h>
+#include <string.h>
+
+#include "engine/engine_internal.h"
+#include "engine/rope.h"
+
+enum { CHUNKS_PER_THREAD = 8, LEAST_COLUMNS = 32, MOST_COLUMNS = 512 };
+
+static size_t divide_up(size_t a, size_t b) {
+    return a / b + (a % b != 0);
+}
+
+static void *scratch_of(lp_engine *e, int thread) {
+    return e->scratch + (size_t)thread * e->scratch_bytes;
+}
+
+static unsigned kind_bit(const lp_engine *e, const lp_weight *w) {
+    return w->data ? 1u << lp_act_kind_for(w->type, e->act) : 0u;
+}
+
+/* ---- jobs on rows ------------------------------------------------------------------------- */
+
+typedef struct row_job {
+    lp_engine *e;
+    const lp_layer *layer;
+    void (*work)(lp_engine *e, const lp_layer *layer, size_t row); /* NULL = only convert */
+    unsigned kinds;      /* activation kinds to convert `source` into afterwards */
+    const float *source; /* (n_rows, n_in) */
+    size_t n_in, n_rows, per_chunk;
+} row_job;
+
+static void run_row_chunk(void *job, size_t chunk, int thread) {
+    (void)thread;
+    const row_job *j = job;
+    size_t begin = chunk * j->per_chunk, end = begin + j->per_chunk;
+    if (end > j->n_rows) end = j->n_rows;
+    if (j->work) {
+        for (size_t row = begin; row < end; row++) j->work(j->e, j->layer, row);
+    }
+    for (int kind = 0; kind < LP_ACT_KIND_COUNT; kind++) {
+        if (!(j->kinds >> kind & 1u)) continue;
+        j->e->kernels->quantize_acts((lp_act_kind)kind, j->source, j->n_in, j->n_rows, begin, end,
+                                     j->n_in, j->e->acts[kind]);
+    }
+}
+
+static void run_rows(row_job job) {
+    size_t group = job.e->kernels->act_row_group;
+    size_t share = divide_up(job.n_rows, (size_t)lp_pool_threads(job.e->pool) * CHUNKS_PER_THREAD);
+    job.per_chunk = divide_up(share, group) * group;
+    lp_pool_run(job.e->pool, run_row_chunk, &job, divide_up(job.n_rows, job.per_chunk));
+}
+
+static void add_bias(const lp_engine *e, const lp_weight *bias, float *x) {
+    if (bias->data) e->kernels->add(x, bias->data, bias->n_in);
+}
+
+/* Adds a sub-block's output, which stands in tmp, to the stream. */
+static void add_output(lp_engine *e, const lp_weight *bias, const lp_weight *post_norm,
+                       size_t row) {
+    const lp_model *m = e->model;
+    float *x = e->x + row * m->n_embd, *tmp = e->tmp + row * m->n_embd;
+    add_bias(e, bias, tmp);
+    if (post_norm->data) e->kernels->rms_norm(tmp, post_norm->data, m->norm_eps, tmp, m->n_embd);
+    e->kernels->add(x, tmp, m->n_embd);
+}
+
+static void norm_stream(lp_engine *e, const lp_weight *norm, size_t row) {
+    size_t n = e->model->n_embd;
+    e->kernels->rms_norm(e->x + row * n, norm->data, e->model->norm_eps, e->tmp + row * n, n);
+}
+
+static void embed(lp_engine *e, size_t row) {
+    const lp_model *m = e->model;
+    const lp_batch_row *r = &e->rows[row];
+    float *x = e->x + row * m->n_embd;
+    const uint8_t *table = m->token_embd.data;
+    e->kernels->dequantize_row(m->token_embd.type,
+                               table + (size_t)r->token * m->token_embd.row_bytes, x, m->n_embd);
+    if (m->arch->scale_embedding) e->kernels->scale(x, m->embedding_scale, m->n_embd);
+    for (uint32_t i = 0; i < m->n_rope; i++)
+        lp_rope_turn(e->frequencies[i], m->n_rot, r->position, m->rope[i].magnitude,
+                     e->turns[i] + row * m->n_rot);
+}
+
+static void begin_first_layer(lp_engine *e, const lp_layer *layer, size_t row) {
+    embed(e, row);
+    norm_stream(e, &layer->w[LP_ROLE_ATTN_NORM], row);
+}
+
+static void begin_layer(lp_engine *e, const lp_layer *layer, size_t row) {
+    const lp_layer *before = layer - 1;
+    add_output(e, &before->w[LP_ROLE_DOWN_BIAS], &before->w[LP_ROLE_POST_FFN_NORM], row);
+    norm_stream(e, &layer->w[LP_ROLE_ATTN_NORM], row);
+}
+
+static void norm_heads(lp_engine *e, const lp_weight *norm, float *x, size_t n_head) {
+    size_t n = e->model->key_len;
+    if (!norm->data) return;
+    for (size_t h = 0; h < n_head; h++)
+        e->kernels->rms_norm(x + h * n, norm->data, e->model->norm_eps, x + h * n, n);
+}
+
+static void rotate_heads(lp_engine *e, const lp_layer *layer, float *x, size_t n_head, size_t row) {
+    const lp_model *m = e->model;
+    const float *turns = e->turns[layer->rope] + row * m->n_rot;
+    for (size_t h = 0; h < n_head; h++)
+        e->kernels->rope(x + h * m->key_len, turns, m->n_rot, m->arch->rope_neox);
+}
+
+/* Queries, keys and values of a row become final; keys and values go into the cache. */
+static void store_row(lp_engine *e, const lp_layer *layer, size_t row) {
+    const lp_model *m = e->model;
+    size_t n_q = (size_t)layer->n_head * m->key_len, n_k = (size_t)layer->n_head_kv * m->key_len;
+    size_t n_v = (size_t)layer->n_head_kv * m->value_len;
+    float *q = e->q + row * n_q, *k = e->k + row * n_k, *v = e->v + row * n_v;
+    add_bias(e, &layer->w[LP_ROLE_Q_BIAS], q);
+    add_bias(e, &layer->w[LP_ROLE_K_BIAS], k);
+    add_bias(e, &layer->w[LP_ROLE_V_BIAS], v);
+    norm_heads(e, &layer->w[LP_ROLE_Q_NORM], q, layer->n_head);
+    norm_heads(e, &layer->w[LP_ROLE_K_NORM], k, layer->n_head_kv);
+    rotate_heads(e, layer, q, layer->n_head, row);
+    rotate_heads(e, layer, k, layer->n_head_kv, row);
+    const lp_kv_layer *cache = &e->kv.layers[layer - m->layers];
+    e->kernels->store_kv(e->kv.type, k, e->kv.pages + cache->keys + e->slots[row] * cache->key_slot,
+                         n_k);
+    e->kernels->store_kv(e->kv.type, v,
+                         e->kv.pages + cache->values + e->slots[row] * cache->value_slot, n_v);
+}
+
+static void begin_ffn(lp_engine *e, const lp_layer *layer, size_t row) {
+    add_output(e, &layer->w[LP_ROLE_O_BIAS], &layer->w[LP_ROLE_POST_ATTN_NORM], row);
+    norm_stream(e, &layer->w[LP_ROLE_FFN_NORM], row);
+}
+
+static void begin_output(lp_engine *e, const lp_layer *layer, size_t row) {
+    add_output(e, &layer->w[LP_ROLE_DOWN_BIAS], &layer->w[LP_ROLE_POST_FFN_NORM], row);
+    norm_stream(e, &e->model->output_norm, row);
+}
+
+/* ---- jobs on columns ---------------------------------------------------------------------- */
+
+enum { MOST_PRODUCTS = 3 };
+
+/* Matrix products over the same rows, cut into chunks of columns. */
+typedef struct column_job {
+    lp_engine *e;
+    lp_matmul product[MOST_PRODUCTS];
+    size_t n_products, columns;       /* columns per chunk */
+    size_t last_chunk[MOST_PRODUCTS]; /* chunks of this product and those before it */
+    const lp_layer *layer;            /* of the gated pair */
+} column_job;
+
+static void add_product(column_job *j, const lp_weight *w, size_t n_rows, float *out) {
+    lp_act_kind kind = lp_act_kind_for(w->type, j->e->act);
+    j->product[j->n_products++] = (lp_matmul){.type = w->type,
+                                              .weights = w->data,
+                                              .row_bytes = w->row_bytes,
+                                              .n_in = w->n_in,
+                                              .n_out = w->n_out,
+                                              .kind = kind,
+                                              .acts = j->e->acts[kind],
+                                              .n_rows = n_rows,
+                                              .out = out,
+                                              .out_stride = w->n_out};
+}
+
+/* Columns per chunk for `total` of them: enough chunks to even out the threads. */
+static size_t columns_per_chunk(const lp_engine *e, size_t total) {
+    size_t group = e->kernels->weight_row_group, unit = group;
+    while (unit < LEAST_COLUMNS || unit % 16) unit += group;
+    size_t share = divide_up(total, (size_t)lp_pool_threads(e->pool) * CHUNKS_PER_THREAD);
+    if (share > MOST_COLUMNS) share = MOST_COLUMNS;
+    return divide_up(share, unit) * unit;
+}
+
+static void run_product_chunk(void *job, size_t chunk, int thread) {
+    const column_job *j = job;
+    size_t i = 0;
+    while (chunk >= j->last_chunk[i]) i++;
+    size_t begin = (chunk - (i ? j->last_chunk[i - 1] : 0)) * j->columns, end = begin + j->columns;
+    if (end > j->product[i].n_out) end = j->product[i].n_out;
+    j->e->kernels->matmul(&j->product[i], begin, end, scratch_of(j->e, thread));
+}
+
+static void run_products(column_job *j) {
+    size_t total = 0, chunks = 0;
+    for (size_t i = 0; i < j->n_products; i++) total += j->product[i].n_out;
+    j->columns = columns_per_chunk(j->e, total);
+    for (size_t i = 0; i < j->n_products; i++) {
+        chunks += divide_up(j->product[i].n_out, j->columns);
+        j->last_chunk[i] = chunks;
+    }
+    lp_pool_run(j->e->pool, run_product_chunk, j, chunks);
+}
+
+static void project(lp_engine *e, const lp_weight *w, size_t n_rows, float *out) {
+    column_job j = {.e = e};
+    add_product(&j, w, n_rows, out);
+    run_products(&j);
+}
+
+/* Gate and up of the same columns, then the activation on what is still in the cache. */
+static void run_gate_chunk(void *job, size_t chunk, int thread) {
+    const column_job *j = job;
+    lp_engine *e = j->e;
+    const lp_layer *layer = j->layer;
+    size_t begin = chunk * j->columns, end = begin + j->columns;
+    if (end > layer->n_ff) end = layer->n_ff;
+    for (size_t i = 0; i < 2; i++)
+        e->kernels->matmul(&j->product[i], begin, end, scratch_of(e, thread));
+    const float *gate_bias = layer->w[LP_ROLE_GATE_BIAS].data,
+                *up_bias = layer->w[LP_ROLE_UP_BIAS].data;
+    bool gelu = e->model->arch->gate == LP_GATE_GELU_TANH;
+    for (size_t row = 0; row < j->product[0].n_rows; row++) {
+        float *gate = e->gate + row * layer->n_ff + begin, *up = e->up + row * layer->n_ff + begin;
+        if (gate_bias) e->kernels->add(gate, gate_bias + begin, end - begin);
+        if (up_bias) e->kernels->add(up, up_bias + begin, end - begin);
+        (gelu ? e->kernels->gelu_mul : e->kernels->silu_mul)(gate, up, end - begin);
+    }
+}
+
+static void run_gate(lp_engine *e, const lp_layer *layer, size_t n_rows) {
+    column_job j = {.e = e, .layer = layer};
+    add_product(&j, &layer->w[LP_ROLE_GATE], n_rows, e->gate);
+    add_product(&j, &layer->w[LP_ROLE_UP], n_rows, e->up);
+    j.columns = columns_per_chunk(e, layer->n_ff);
+    lp_pool_run(e->pool, run_gate_chunk, &j, divide_up(layer->n_ff, j.columns));
+}
+
+/* ---- attention ---------------------------------------------------------------------------- */
+
+/* Every (head, row) is a unit; rows of one head follow each other, since they read the same keys.
+ */
+typedef struct attention_job {
+    lp_engine *e;
+    const lp_layer *layer;
+    const size_t *selected; /* rows that take part, or NULL = all */
+    size_t n_rows, per_chunk;
+} attention_job;
+
+static void attend(lp_engine *e, const lp_layer *layer, size_t head, size_t row, size_t out_row,
+                   void *scratch) {
+    const lp_model *m = e->model;
+    const lp_kv_layer *cache = &e->kv.layers[layer - m->layers];
+    const lp_batch_row *r = &e->rows[row];
+    size_t kv_head = head / (layer->n_head / layer->n_head_kv),
+           element = e->kv.type == LP_KV_F16 ? 2 : 4;
+    size_t position = (size_t)r->position;
+    lp_attention a = {
+        .kv_type = e->kv.type,
+        .keys = e->kv.pages + cache->keys,
+        .values = e->kv.pages + cache->values,
+        .key_slot_bytes = cache->key_slot,
+        .value_slot_bytes = cache->value_slot,
+        .key_head_offset = kv_head * m->key_len * element,
+        .value_head_offset = kv_head * m->value_len * element,
+        .table = e->kv.seqs[r->sequence].table,
+        .block_len = LP_KV_BLOCK,
+        .first = layer->window && position >= layer->window ? position - layer->window + 1 : 0,
+        .last = position,
+        .head_dim = m->key_len,
+        .value_dim = m->value_len,
+        .scale = m->attn_scale,
+        .softcap = m->attn_softcap};
+    const float *q = e->q + (row * layer->n_head + head) * m->key_len;
+    e->kernels->attention(&a, q, e->attn + (out_row * layer->n_head + head) * m->value_len,
+                          scratch);
+}
+
+static void run_attention_chunk(void *job, size_t chunk, int thread) {
+    const attention_job *j = job;
+    size_t units = j->n_rows * j->layer->n_head;
+    size_t begin = chunk * j->per_chunk, end = begin + j->per_chunk;
+    if (end > units) end = units;
+    for (size_t u = begin; u < end; u++) {
+        size_t head = u / j->n_rows, i = u % j->n_rows;
+        attend(j->e, j->layer, head, j->selected ? j->selected[i] : i, i, scratch_of(j->e, thread));
+    }
+}
+
+static void run_attention(lp_engine *e, const lp_layer *layer, const size_t *selected,
+                          size_t n_rows) {
+    attention_job j = {.e = e, .layer = layer, .selected = selected, .n_rows = n_rows};
+    size_t units = n_rows * layer->n_head;
+    j.per_chunk = divide_up(units, (size_t)lp_pool_threads(e->pool) * CHUNKS_PER_THREAD);
+    if (j.per_chunk > 16) j.per_chunk = 16; /* late rows take longer than early ones */
+    lp_pool_run(e->pool, run_attention_chunk, &j, divide_up(units, j.per_chunk));
+}
+
+/* ---- the block ---------------------------------------------------------------------------- */
+
+static void run_qkv(lp_engine *e, const lp_layer *layer) {
+    const lp_weight *w = layer->w;
+    run_rows((row_job){.e = e,
+                       .layer = layer,
+                       .work = layer == e->model->layers ? begin_first_layer : begin_layer,
+                       .kinds = kind_bit(e, &w[LP_ROLE_Q]) | kind_bit(e, &w[LP_ROLE_K]) |
+                                kind_bit(e, &w[LP_ROLE_V]),
+                       .source = e->tmp,
+                       .n_in = e->model->n_embd,
+                       .n_rows = e->n_rows});
+    column_job j = {.e = e};
+    add_product(&j, &w[LP_ROLE_Q], e->n_rows, e->q);
+    add_product(&j, &w[LP_ROLE_K], e->n_rows, e->k);
+    add_product(&j, &w[LP_ROLE_V], e->n_rows, e->v);
+    run_products(&j);
+    run_rows((row_job){.e = e, .layer = layer, .work = store_row, .n_rows = e->n_rows});
+}
+
+static void run_attention_output(lp_engine *e, const lp_layer *layer, size_t n_rows) {
+    const lp_weight *o = &layer->w[LP_ROLE_O];
+    run_rows((row_job){.e = e,
+                       .layer = layer,
+                       .kinds = kind_bit(e, o),
+                       .source = e->attn,
+                       .n_in = o->n_in,
+                       .n_rows = n_rows});
+    project(e, o, n_rows, e->tmp);
+}
+
+static void run_ffn(lp_engine *e, const lp_layer *layer, size_t n_rows) {
+    const lp_weight *w = layer->w, *down = &w[LP_ROLE_DOWN];
+    run_rows((row_job){.e = e,
+                       .layer = layer,
+                       .work = begin_ffn,
+                       .kinds = kind_bit(e, &w[LP_ROLE_GATE]) | kind_bit(e, &w[LP_ROLE_UP]),
+                       .source = e->tmp,
+                       .n_in = e->model->n_embd,
+                       .n_rows = n_rows});
+    run_gate(e, layer, n_rows);
+    run_rows((row_job){.e = e,
+                       .layer = layer,
+                       .kinds = kind_bit(e, down),
+                       .source = e->gate,
+                       .n_in = layer->n_ff,
+                       .n_rows = n_rows});
+    project(e, down, n_rows, e->tmp);
+}
+
+/* Moves the selected rows of the stream to the front; they ascend, so none is overwritten early. */
+static void gather(lp_engine *e) {
+    size_t n = e->model->n_embd;
+    for (size_t i = 0; i < e->n_selected; i++) {
+        size_t from = e->selected[i];
+        if (from != i) memcpy(e->x + i * n, e->x + from * n, n * sizeof *e->x);
+    }
+}
+
+static void run_output(lp_engine *e, const lp_layer *last) {
+    const lp_model *m = e->model;
+    run_rows((row_job){.e = e,
+                       .layer = last,
+                       .work = begin_output,
+                       .kinds = kind_bit(e, &m->output),
+                       .source = e->tmp,
+                       .n_in = m->n_embd,
+                       .n_rows = e->n_selected});
+    project(e, &m->output, e->n_selected, e->logits);
+    if (m->final_softcap <= 0) return;
+    for (size_t i = 0; i < e->n_selected * m->n_vocab; i++)
+        e->logits[i] = m->final_softcap * tanhf(e->logits[i] / m->final_softcap);
+}
+
+lp_code lp_forward(lp_engine *e, lp_error *err) {
+    const lp_model *m = e->model;
+    const lp_layer *last = &m->layers[m->n_layer - 1];
+    for (const lp_layer *layer = m->layers; layer <= last; layer++) {
+        if (atomic_load_explicit(&e->stop, memory_order_relaxed))
+            return lp_fail(err, LP_ERR_STOPPED, "stopped");
+        run_qkv(e, layer);
+        size_t n_rows = layer == last ? e->n_selected : e->n_rows;
+        if (n_rows == 0) return LP_OK;
+        run_attention(e, layer, layer == last ? e->selected : NULL, n_rows);
+        if (layer == last) gather(e);
+        run_attention_output(e, layer, n_rows);
+        run_ffn(e, layer, n_rows);
+    }
+    run_output(e, last);
+    return LP_OK;
+}
