@@ -5,14 +5,20 @@
  * batch, the tile it fell into, the chunk a thread took, or a neighbour. So every body adds in
  * the same order; which order, ref.c says.
  *
- * Canonical order of a matrix product, one output element:
- *   acc = 0; for each activation block b in order along K:
- *       i  = sum over the block of weight_int * activation_int (times the integer sub-block
- *            scales of K-quants): exact in int32, so its order is free
- *       acc = fma(d_weight * d_act, i, acc)            (SSE2: rounded multiply, then add)
- *       with a minimum or offset term (Q4_1, Q5_1, Q2_K, Q4_K, Q5_K): acc = fma(-m ..., s, acc)
- *   F32, F16, BF16 weights and every type in the f32 mode: 16 partial sums, element k into sum
- *   k % 16, by fma in order of k, folded as ((0+8)+(4+12))+... : see lp_fold16 in ref.c.
+ * Canonical order of a matrix product, one output element (acc = 0; madd(a, b, c) = fma(a, b, c),
+ * but on ref, sse2 and avx, which have no fma: a * b rounded, then + c):
+ *   32-blocks (Q4_0 .. Q8_0), for each block along K:
+ *       i   = sum of weight_int * activation_int over the block
+ *       acc = madd(d_weight * d_act, i, acc)
+ *       acc = madd(m_weight, s_act, acc)                       (Q4_1, Q5_1)
+ *   K types, for each block of 256 along K:
+ *       i   = sum over sub-blocks of scale_int * sum of weight_int * activation_int
+ *       acc = madd(d_weight * d_act, i, acc)
+ *       acc = madd(-dmin_weight * d_act, sum of min_int * activation sums, acc)   (Q2_K, Q4_K,
+ * Q5_K) The integer sums are exact in int32, so their order is free; they are then rounded to
+ * float. F32, F16, BF16 weights and every type in the f32 mode: 16 partial sums, element k into sum
+ *   k % 16, by madd in order of k, folded as lp_fold16 in ref.c does.
+ * Levels with fma agree with each other bit for bit, and so do those without.
  *
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef LP_KERNELS_H
@@ -25,7 +31,12 @@ typedef enum lp_act_mode { LP_ACT_INT8 = 0, LP_ACT_F32 = 1 } lp_act_mode;
 
 /* The activation format a weight type wants in a mode (LP_ACT_INT8: int8 blocks of 32 for
  * Q4_0 .. Q8_0, of 256 for the K types; f32 for F32, F16, BF16. LP_ACT_F32: always f32). */
-typedef enum lp_act_kind { LP_ACT_KIND_F32 = 0, LP_ACT_KIND_I8_32, LP_ACT_KIND_I8_256, LP_ACT_KIND_COUNT } lp_act_kind;
+typedef enum lp_act_kind {
+    LP_ACT_KIND_F32 = 0,
+    LP_ACT_KIND_I8_32,
+    LP_ACT_KIND_I8_256,
+    LP_ACT_KIND_COUNT
+} lp_act_kind;
 
 lp_act_kind lp_act_kind_for(uint32_t type, lp_act_mode mode);
 
@@ -34,36 +45,44 @@ typedef struct lp_matmul {
     uint32_t type;       /* of the weights */
     const void *weights; /* n_out rows of row_bytes bytes, borrowed (often the mapped file) */
     size_t row_bytes;
-    size_t n_in;         /* K: a whole number of blocks */
-    size_t n_out;        /* N */
-    lp_act_kind kind;    /* of acts; lp_act_kind_for(type, mode) */
-    const void *acts;    /* written by quantize_acts of the same level, for n_rows rows */
-    size_t n_rows;       /* rows of acts */
+    size_t n_in;             /* K: a whole number of blocks */
+    size_t n_out;            /* N */
+    lp_act_kind kind;        /* of acts; lp_act_kind_for(type, mode) */
+    const void *acts;        /* written by quantize_acts of the same level, for n_rows rows */
+    size_t n_rows;           /* rows of acts */
     const int32_t *row_list; /* which rows take part, in order; NULL = all n_rows */
     size_t n_list;           /* length of row_list; ignored when NULL */
-    float *out;          /* row i (of the list) at out + i * out_stride, its n_out values first */
-    size_t out_stride;   /* in floats */
+    float *out;        /* row i (of the list) at out + i * out_stride, its n_out values first */
+    size_t out_stride; /* in floats */
 } lp_matmul;
 
 /* Attention of one query head against cached keys and values, through a block table.
  * Position p of the sequence lies in block table[p / block_len], slot p % block_len. A slot's
- * vector for this kv head starts at base + (block * block_len + slot) * slot_bytes + head_offset. */
+ * vector for this kv head starts at base + (block * block_len + slot) * slot_bytes + head_offset.
+ */
 typedef enum lp_kv_type { LP_KV_F16 = 0, LP_KV_F32 = 1 } lp_kv_type;
 
 typedef struct lp_attention {
     lp_kv_type kv_type;
-    const uint8_t *keys;    /* of this layer */
-    const uint8_t *values;  /* of this layer */
+    const uint8_t *keys;   /* of this layer */
+    const uint8_t *values; /* of this layer */
     size_t key_slot_bytes, value_slot_bytes;
     size_t key_head_offset, value_head_offset; /* bytes, of the kv head in a slot */
-    const int32_t *table;   /* block numbers of the sequence */
-    size_t block_len;       /* slots per block: a multiple of 16 */
-    size_t first, last;     /* visible positions: first <= p <= last */
-    size_t head_dim;        /* of queries and keys */
+    const int32_t *table;                      /* block numbers of the sequence */
+    size_t block_len;                          /* slots per block: a multiple of 16 */
+    size_t first, last;                        /* visible positions: first <= p <= last */
+    size_t head_dim;                           /* of queries and keys */
     size_t value_dim;
-    float scale;            /* scores are scale * q.k, then softcap */
-    float softcap;          /* c * tanh(s / c) if > 0 */
+    float scale;   /* scores are scale * q.k, then softcap */
+    float softcap; /* c * tanh(s / c) if > 0 */
 } lp_attention;
+
+/* One of several query heads (other tokens, other heads of the group) that share a kv head. */
+typedef struct lp_attention_query {
+    const float *q;     /* head_dim floats */
+    float *out;         /* value_dim floats; not q */
+    size_t first, last; /* its own visible positions; first <= last */
+} lp_attention_query;
 
 typedef struct lp_kernels {
     const char *name;        /* "avx2": what --cpu takes and prints */
@@ -89,10 +108,14 @@ typedef struct lp_kernels {
     void (*dequantize_row)(uint32_t type, const void *row, float *out, size_t n);
 
     /* out = softmax(scale * q . K) V for one query head. scratch: attention_scratch(head_dim,
-     * value_dim) bytes. Works through positions in blocks that begin at multiples of block_len
-     * whatever `first` is, so the result does not depend on how a prompt was cut. */
+     * value_dim) bytes, 64-byte aligned. Works through positions in blocks that begin at multiples
+     * of 64 whatever `first` is, so the result does not depend on how a prompt was cut. */
     void (*attention)(const lp_attention *a, const float *q, float *out, void *scratch);
     size_t (*attention_scratch)(size_t head_dim, size_t value_dim);
+    /* The same for n queries of one kv head, bit for bit, but reading each key and value once for
+     * many of them; a's own first and last are ignored. Best in order of rising `last`. */
+    void (*attention_many)(const lp_attention *a, const lp_attention_query *queries, size_t n,
+                           void *scratch);
 
     /* Keys or values of one token into cache slots (n values). */
     void (*store_kv)(lp_kv_type type, const float *x, void *out, size_t n);

@@ -26,10 +26,10 @@ typedef enum lp_type {
 
 typedef struct lp_type_info {
     uint32_t id;
-    const char *name;      /* "Q4_K"; NULL where the format has no such id */
-    uint32_t block_len;    /* elements per block */
-    uint32_t block_bytes;  /* bytes per block */
-    bool can_compute;      /* dequantization and kernels exist in this build */
+    const char *name;     /* "Q4_K"; NULL where the format has no such id */
+    uint32_t block_len;   /* elements per block */
+    uint32_t block_bytes; /* bytes per block */
+    bool can_compute;     /* dequantization and kernels exist in this build */
 } lp_type_info;
 
 /* NULL for an id the format does not have (or has removed). */
@@ -42,7 +42,7 @@ bool lp_type_row_bytes(const lp_type_info *type, size_t n, size_t *bytes) LP_MUS
 void lp_dequantize(uint32_t type, const void *blocks, float *out, size_t n);
 
 float lp_f16_to_f32(uint16_t half);
-uint16_t lp_f32_to_f16(float value);  /* round to nearest even */
+uint16_t lp_f32_to_f16(float value); /* round to nearest even */
 float lp_bf16_to_f32(uint16_t value);
 uint16_t lp_f32_to_bf16(float value); /* round to nearest even, NaN stays NaN */
 

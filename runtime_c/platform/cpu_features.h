@@ -1,0 +1,14 @@
+/* cpu_features.h - what only the operating system can tell about an Arm processor.
+ * Bodies: cpu_features_posix.c, cpu_features_windows.c.
+ * SPDX-License-Identifier: Apache-2.0 */
+#ifndef LP_PLATFORM_CPU_FEATURES_H
+#define LP_PLATFORM_CPU_FEATURES_H
+
+#include "base/common.h"
+
+#define LP_ARM_DOTPROD 1u /* SDOT, UDOT (Armv8.2 DotProd) */
+#define LP_ARM_I8MM    2u /* SMMLA, USDOT (Armv8.6 I8MM) */
+
+uint32_t lp_cpu_arm_features(void); /* 0 on other processors */
+
+#endif

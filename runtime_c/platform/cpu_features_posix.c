@@ -1,0 +1,41 @@
+/* cpu_features_posix.c - Arm features: Linux by the auxiliary vector, macOS by sysctl.
+ * SPDX-License-Identifier: Apache-2.0 */
+#include "platform/cpu_features.h"
+
+#if defined(__aarch64__) && defined(__linux__)
+#include <sys/auxv.h>
+
+/* Bits of the kernel's documented user interface (arm64 ELF hwcaps). */
+#define HWCAP_ASIMDDP_BIT 20
+#define HWCAP2_I8MM_BIT   13
+
+uint32_t lp_cpu_arm_features(void) {
+    uint32_t features = 0;
+    if (((getauxval(AT_HWCAP) >> HWCAP_ASIMDDP_BIT) & 1u) != 0) features |= LP_ARM_DOTPROD;
+    if (((getauxval(AT_HWCAP2) >> HWCAP2_I8MM_BIT) & 1u) != 0) features |= LP_ARM_I8MM;
+    return features;
+}
+
+#elif defined(__aarch64__) && defined(__APPLE__)
+#include <sys/sysctl.h>
+
+static bool has(const char *name) {
+    int value = 0;
+    size_t size = sizeof value;
+    return sysctlbyname(name, &value, &size, NULL, 0) == 0 && value != 0;
+}
+
+uint32_t lp_cpu_arm_features(void) {
+    uint32_t features = 0;
+    if (has("hw.optional.arm.FEAT_DotProd")) features |= LP_ARM_DOTPROD;
+    if (has("hw.optional.arm.FEAT_I8MM")) features |= LP_ARM_I8MM;
+    return features;
+}
+
+#else
+
+uint32_t lp_cpu_arm_features(void) {
+    return 0;
+}
+
+#endif
