@@ -1,0 +1,145 @@
+/* terminal_posix.c - a terminal in raw mode on POSIX systems.
+ *
+ * Raw mode takes bytes as they are typed: no echo, no line buffer, Ctrl-C is the byte 3. Output
+ * processing stays on, so that "\n" still starts a new line. The mode is left by
+ * lp_terminal_raw(false), at exit, and by handlers through lp_terminal_restore; after a stop
+ * (SIGSTOP, fg) SIGCONT enters it again. Input is awaited with select, since poll on terminals is
+ * broken on macOS.
+ * SPDX-License-Identifier: Apache-2.0 */
+#if defined(__APPLE__)
+#define _DARWIN_C_SOURCE
+#elif defined(__linux__)
+#define _GNU_SOURCE
+#endif
+
+#include "platform/terminal.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/select.h>
+#include <termios.h>
+#include <unistd.h>
+
+static struct termios before, raw;
+static volatile sig_atomic_t raw_now;
+
+bool lp_terminal_is(int fd) {
+    return isatty(fd) == 1;
+}
+
+bool lp_terminal_colors(int fd) {
+    const char *off = getenv("NO_COLOR"); /* no-color.org: set and not empty */
+    const char *term = getenv("TERM");
+    if (off && *off) return false;
+    return term && *term && strcmp(term, "dumb") != 0 && lp_terminal_is(fd);
+}
+
+void lp_terminal_prepare(void) {
+    signal(SIGPIPE, SIG_IGN);
+}
+
+int lp_terminal_columns(void) {
+    static const int files[] = {STDOUT_FILENO, STDERR_FILENO, STDIN_FILENO};
+    for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
+        struct winsize size;
+        if (ioctl(files[i], TIOCGWINSZ, &size) == 0 && size.ws_col > 0) return size.ws_col;
+    }
+    return 80;
+}
+
+void lp_terminal_restore(void) {
+    if (!raw_now) return;
+    raw_now = 0;
+    int saved = errno;
+    tcsetattr(STDIN_FILENO, TCSADRAIN, &before);
+    errno = saved;
+}
+
+static void on_signal(int number) {
+    /* SIGWINCH only has to interrupt the wait for input. */
+    if (number == SIGCONT && raw_now) {
+        int saved = errno;
+        tcsetattr(STDIN_FILENO, TCSADRAIN, &raw);
+        errno = saved;
+    }
+}
+
+static void watch(int number) {
+    struct sigaction action;
+    memset(&action, 0, sizeof action);
+    action.sa_handler = on_signal;
+    sigemptyset(&action.sa_mask);
+    sigaction(number, &action, NULL);
+}
+
+bool lp_terminal_raw(bool on) {
+    static bool watched;
+    if (!on) {
+        lp_terminal_restore();
+        return true;
+    }
+    if (raw_now) return true;
+    const char *term = getenv("TERM");
+    if (!lp_terminal_is(STDIN_FILENO) || (term && strcmp(term, "dumb") == 0)) return false;
+    if (tcgetattr(STDIN_FILENO, &before) != 0) return false;
+    raw = before;
+    raw.c_iflag &= ~(tcflag_t)(BRKINT | ICRNL | INPCK | ISTRIP | IXON);
+    raw.c_cflag |= CS8;
+    raw.c_lflag &= ~(tcflag_t)(ECHO | ICANON | IEXTEN | ISIG);
+    raw.c_cc[VMIN] = 1;
+    raw.c_cc[VTIME] = 0;
+    if (!watched) {
+        watched = true;
+        atexit(lp_terminal_restore);
+        watch(SIGWINCH);
+        watch(SIGCONT);
+    }
+    raw_now = 1;
+    if (tcsetattr(STDIN_FILENO, TCSADRAIN, &raw) != 0) {
+        raw_now = 0;
+        return false;
+    }
+    return true;
+}
+
+int lp_terminal_read(void *data, size_t size, double seconds) {
+    if (size == 0) return 0;
+    if (size > 1 << 20) size = 1 << 20;
+    fd_set set;
+    FD_ZERO(&set);
+    FD_SET(STDIN_FILENO, &set);
+    struct timeval limit, *wait = NULL;
+    if (seconds >= 0) {
+        if (seconds > 1e6) seconds = 1e6;
+        limit.tv_sec = (time_t)seconds;
+        limit.tv_usec = (suseconds_t)((seconds - (double)limit.tv_sec) * 1e6);
+        wait = &limit;
+    }
+    int ready = select(STDIN_FILENO + 1, &set, NULL, NULL, wait);
+    if (ready < 0) return errno == EINTR ? 0 : -1;
+    if (ready == 0) return 0;
+    ssize_t got = read(STDIN_FILENO, data, size);
+    if (got < 0) return errno == EINTR || errno == EAGAIN ? 0 : -1;
+    return got == 0 ? -1 : (int)got;
+}
+
+bool lp_terminal_write(int fd, lp_str text) {
+    while (text.len > 0) {
+        ssize_t done = write(fd, text.data, text.len);
+        if (done < 0 && errno == EINTR) continue;
+        if (done < 0 && errno == EAGAIN) {
+            /* The other end made the shared description non-blocking: wait, do not drop. */
+            struct pollfd item = {fd, POLLOUT, 0};
+            if (poll(&item, 1, -1) < 0 && errno != EINTR) return false;
+            continue;
+        }
+        if (done <= 0) return false;
+        text.data += done;
+        text.len -= (size_t)done;
+    }
+    return true;
+}
