@@ -1,0 +1,57 @@
+/* app.h - what every command needs, opened in the order that trust asks for.
+ *
+ * Phase 1 (outside the box): own file, its archive and manifest, the weights' mapping, the texts
+ * the user named. Then lp_confine. Phase 2 (inside): GGUF, vocabulary, template, model, engine;
+ * each command opens only as far as it needs. SPDX-License-Identifier: Apache-2.0 */
+#ifndef LP_CLI_APP_H
+#define LP_CLI_APP_H
+
+#include "base/memory.h"
+#include "chat/chat.h"
+#include "cli/options.h"
+#include "engine/scheduler.h"
+#include "model/container.h"
+#include "platform/file.h"
+
+typedef struct lp_app {
+    lp_options options;
+    const char *program;           /* argv[0]'s last part */
+    lp_arena kept;                 /* values of baked-in default arguments */
+    lp_buf own_path;               /* NUL-terminated */
+    lp_map own_map, model_map;     /* model_map only with -m */
+    lp_container *container;       /* of the own file; NULL: none */
+    lp_container *model_container; /* of a packed file given with -m */
+    const uint8_t *gguf_data;      /* borrowed from one of the maps; NULL: no weights */
+    size_t gguf_size;
+    const char *model_label; /* for messages: the -m path or the own path */
+    lp_buf prompt;           /* -p, -f and piped standard input together */
+    lp_buf api_key;
+    const char *sandbox; /* what lp_confine returned */
+
+    lp_gguf *gguf;
+    lp_vocab *vocab;
+    lp_template *tmpl;
+    lp_model *model;
+    lp_engine *engine;
+    lp_scheduler *scheduler;
+} lp_app;
+
+/* Phase 1. err tells what is wrong; the app must be closed in any case. */
+lp_code lp_app_start(lp_app *app, int argc, char **argv, lp_error *err) LP_MUST_USE;
+void lp_app_close(lp_app *app);
+
+/* Phase 2, each includes the ones before it. */
+lp_code lp_app_open_gguf(lp_app *app, lp_error *err) LP_MUST_USE;
+lp_code lp_app_open_vocab(lp_app *app, lp_error *err) LP_MUST_USE;
+lp_code lp_app_open_chat(lp_app *app, lp_error *err) LP_MUST_USE; /* vocabulary and template */
+/* n_seq sequences; n_logit_rows 0 = n_seq; n_ctx 0 = as the options say. Applies the sampling
+ * defaults that the model's author left in the file to options that were not given. */
+lp_code lp_app_open_engine(lp_app *app, size_t n_seq, size_t n_logit_rows, size_t n_ctx,
+                           lp_error *err) LP_MUST_USE;
+lp_code lp_app_open_scheduler(lp_app *app, lp_error *err) LP_MUST_USE; /* one sequence */
+
+lp_sampling lp_app_sampling(const lp_app *app); /* a random seed if none was asked for */
+const char *lp_app_name(const lp_app *app); /* what the sender calls it, else the model's name */
+lp_str lp_app_system(const lp_app *app);    /* --system, else the sender's; may be empty */
+
+#endif

@@ -1,0 +1,202 @@
+/* prompt.c - reads keys in raw mode and keeps the edited text on the screen.
+ *
+ * Painting: go up to the first row painted last time, clear downwards, write all rows with our own
+ * wrapping one column before the terminal's (so it never wraps itself), go back to the cursor.
+ * SPDX-License-Identifier: Apache-2.0 */
+#include "cli/prompt.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "base/memory.h"
+#include "base/utf8.h"
+#include "cli/line.h"
+#include "cli/print.h"
+#include "platform/file.h"
+#include "platform/process.h"
+#include "platform/terminal.h"
+
+enum { MAX_HISTORY_FILE = 4 * 1024 * 1024, INDENT = 2, TAB = 4 };
+
+struct lp_asker {
+    lp_line *line;
+    bool terminal;
+    lp_buf history_path; /* empty: no history is kept */
+    lp_buf text;         /* the last answer of ask */
+    size_t cursor_row;   /* of the last painting, from its first row */
+};
+
+static void find_history(lp_asker *a) {
+    if (getenv("LLAMAPACK_NO_HISTORY") != NULL) return;
+    if (lp_state_directory(&a->history_path, NULL) != LP_OK) {
+        lp_buf_clear(&a->history_path);
+        return;
+    }
+    lp_buf_add_text(&a->history_path, "/history");
+    lp_buf file;
+    lp_buf_init(&file, 0);
+    if (!a->history_path.failed &&
+        lp_file_read(&file, a->history_path.data, MAX_HISTORY_FILE, NULL) == LP_OK) {
+        lp_line_history_load(a->line, lp_buf_str(&file));
+    }
+    lp_buf_free(&file);
+}
+
+lp_asker *lp_asker_new(void) {
+    lp_asker *a = lp_alloc(1, sizeof *a);
+    if (a == NULL) return NULL;
+    a->line = lp_line_new();
+    if (a->line == NULL) {
+        lp_free(a);
+        return NULL;
+    }
+    a->terminal = lp_terminal_is(0) && lp_terminal_is(1);
+    if (a->terminal) find_history(a);
+    return a;
+}
+
+void lp_asker_free(lp_asker *a) {
+    if (a == NULL) return;
+    if (a->history_path.len > 0 && !a->history_path.failed) {
+        lp_buf file;
+        lp_buf_init(&file, MAX_HISTORY_FILE);
+        lp_line_history_save(a->line, &file);
+        /* History is a comfort: a full disk or a read-only home is no reason to complain. */
+        if (!file.failed && file.len > 0 &&
+            lp_file_write_private(a->history_path.data, lp_buf_str(&file), NULL) != LP_OK) {
+            lp_buf_clear(&file);
+        }
+        lp_buf_free(&file);
+    }
+    lp_line_free(a->line);
+    lp_buf_free(&a->history_path);
+    lp_buf_free(&a->text);
+    lp_free(a);
+}
+
+typedef struct place {
+    size_t row, column;
+} place;
+
+/* Adds one character to the painting, wrapped. */
+static void paint_character(lp_buf *out, place *p, lp_str character, size_t width) {
+    if (lp_str_is(character, "\n")) {
+        lp_buf_add_text(out, "\r\n  ");
+        *p = (place){p->row + 1, INDENT};
+        return;
+    }
+    bool tab = lp_str_is(character, "\t");
+    size_t columns = tab ? TAB : lp_line_columns(character);
+    if (p->column + columns > width) {
+        lp_buf_add_text(out, "\r\n");
+        *p = (place){p->row + 1, 0};
+    }
+    if (tab) {
+        lp_buf_add_text(out, "    ");
+    } else {
+        lp_utf8_add_printable(out, character);
+    }
+    p->column += columns;
+}
+
+static void paint(lp_asker *a, bool cursor_at_end) {
+    lp_buf out;
+    lp_buf_init(&out, 0);
+    size_t width = (size_t)lp_terminal_columns() - 1;
+    if (width < 8) width = 8;
+    lp_str text = lp_line_text(a->line);
+    size_t cursor = cursor_at_end ? text.len : lp_line_cursor(a->line);
+    if (a->cursor_row > 0) lp_buf_add_format(&out, "\x1b[%zuA", a->cursor_row);
+    lp_buf_add_format(&out, "\r\x1b[J%s%s>%s ", lp_style_code(LP_STYLE_BOLD),
+                      lp_style_code(LP_STYLE_ACCENT), lp_style_code(LP_STYLE_NONE));
+    place end = {0, INDENT};
+    place at = end;
+    for (size_t i = 0; i < text.len;) {
+        if (i == cursor) at = end;
+        uint32_t code_point = 0;
+        bool ok = false;
+        size_t used = lp_utf8_decode(text.data + i, text.len - i, &code_point, &ok);
+        paint_character(&out, &end, lp_str_slice(text, i, i + used), width);
+        i += used;
+    }
+    if (cursor >= text.len) at = end;
+    if (end.row > at.row) lp_buf_add_format(&out, "\x1b[%zuA", end.row - at.row);
+    lp_buf_add_format(&out, "\r\x1b[%zuC", at.column);
+    a->cursor_row = at.row;
+    (void)lp_print_raw(out.failed ? "" : out.data);
+    lp_buf_free(&out);
+}
+
+/* Ends the painting below the text, in cooked mode. */
+static void leave(lp_asker *a) {
+    paint(a, true);
+    (void)lp_print_raw("\x1b[?2004l\r\n");
+    (void)lp_terminal_raw(false);
+}
+
+static bool ask_terminal(lp_asker *a, lp_str *text, bool *interrupted) {
+    lp_line_clear(a->line);
+    a->cursor_row = 0;
+    if (!lp_terminal_raw(true)) {
+        a->terminal = false;
+        return lp_asker_ask(a, text, interrupted);
+    }
+    (void)lp_print_raw("\x1b[?2004h");
+    paint(a, false);
+    for (;;) {
+        uint8_t bytes[512];
+        int n = lp_terminal_read(bytes, sizeof bytes, -1);
+        if (n < 0) {
+            leave(a);
+            return false;
+        }
+        for (int i = 0; i < n; i++) {
+            switch (lp_line_feed(a->line, bytes[i])) {
+            case LP_LINE_EDITED:
+                break;
+            case LP_LINE_REDRAW:
+                (void)lp_print_raw("\x1b[H\x1b[2J");
+                a->cursor_row = 0;
+                break;
+            case LP_LINE_DONE:
+                leave(a);
+                lp_line_history_add(a->line, lp_line_text(a->line));
+                lp_buf_clear(&a->text);
+                lp_buf_add_str(&a->text, lp_line_text(a->line));
+                *text = lp_buf_str(&a->text);
+                return !a->text.failed;
+            case LP_LINE_INTERRUPT:
+                *interrupted = lp_line_text(a->line).len == 0;
+                leave(a);
+                *text = lp_str_from("");
+                return true;
+            case LP_LINE_END:
+                leave(a);
+                return false;
+            }
+        }
+        paint(a, false);
+    }
+}
+
+/* A line of a pipe or file, repaired where it is not UTF-8. */
+static bool ask_pipe(lp_asker *a, lp_str *text) {
+    lp_buf raw;
+    lp_buf_init(&raw, 0);
+    int c = getc(stdin);
+    if (c == EOF) return false;
+    for (; c != EOF && c != '\n'; c = getc(stdin)) {
+        if (c != '\r') lp_buf_add_char(&raw, (char)c);
+    }
+    lp_buf_clear(&a->text);
+    (void)lp_utf8_add_repaired(&a->text, lp_buf_str(&raw));
+    bool ok = !raw.failed && !a->text.failed;
+    lp_buf_free(&raw);
+    *text = lp_buf_str(&a->text);
+    return ok;
+}
+
+bool lp_asker_ask(lp_asker *a, lp_str *text, bool *interrupted) {
+    *interrupted = false;
+    return a->terminal ? ask_terminal(a, text, interrupted) : ask_pipe(a, text);
+}
