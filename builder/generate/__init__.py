@@ -41,7 +41,8 @@ def _refresh_one(root: Path, out: Path, name: str) -> bool:
     stamp.unlink(missing_ok=True)
     out.mkdir(parents=True, exist_ok=True)
     spec = importlib.util.spec_from_file_location(f"llamapack_generate_{name}", source)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     module.generate(root, out)

@@ -24,7 +24,7 @@ manifest.json, format 1. Unknown keys are to be ignored; another major `format` 
      "target": "linux-x86_64",
      "name": "",                        what the sender calls it; "" when not given
      "system": "",                      default system prompt; "" when not given
-     "args": ["--temp", "0.7"],         default arguments, one argv string each
+     "args": ["--temp 0.7"],            default arguments, "--flag" or "--flag value" each
      "model": "model.gguf",             name of the weights' entry; "" without weights
      "chat_template_sha256": "",        of tokenizer.chat_template's bytes; "" when it has none
      "license": {"name": "apache-2.0",  general.license of the model; ""
@@ -51,3 +51,231 @@ the end record are in it). What follows the comment (an Authenticode signature) 
 
 SPDX-License-Identifier: Apache-2.0
 """
+
+import hashlib
+import json
+import os
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import llamapack
+from llamapack.errors import LlamapackError
+from llamapack.formats import FORMATS
+from llamapack.targets import Target
+from llamapack.ziprecords import DEFLATED, STORED, Entry, directory, local_header
+
+__all__ = [
+    "ALIGNMENT",
+    "CHUNK",
+    "COMMENT_PREFIX",
+    "FORMAT",
+    "MANIFEST",
+    "MODEL",
+    "Facts",
+    "Part",
+    "Weights",
+    "hash_without",
+    "write_container",
+]
+
+FORMAT = 1
+ALIGNMENT = 1 << 16
+CHUNK = 64 << 20
+MANIFEST = "manifest.json"
+MODEL = "model.gguf"
+COMMENT_PREFIX = b"llamapack sha256 "
+
+_PIECE = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A small entry, held in memory."""
+
+    name: str
+    data: bytes
+    deflate: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """The GGUF: a range of a file that is copied as it is."""
+
+    path: Path
+    offset: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What the manifest says beyond names and hashes."""
+
+    name: str = ""
+    system: str = ""
+    args: tuple[str, ...] = ()
+    chat_template_sha256: str = ""
+    license_name: str = ""
+    license_files: tuple[str, ...] = ()
+    notice: str = ""
+
+
+def write_container(
+    out: BinaryIO,
+    runtime: bytes,
+    target: Target,
+    parts: Sequence[Part],
+    weights: Weights | None,
+    facts: Facts,
+    progress: Callable[[int], None] | None = None,
+) -> None:
+    """Writes runtime and payload from the file's beginning. progress: bytes of weights copied."""
+    writer = _Writer(out, runtime)
+    for part in parts:
+        writer.add(part)
+    if weights is not None:
+        writer.add_weights(weights, progress)
+    writer.finish(_manifest(runtime, target, weights, facts, writer.rows))
+
+
+class _Writer:
+    """Writes entries in order and keeps what the manifest and the end record say about them."""
+
+    def __init__(self, out: BinaryIO, runtime: bytes) -> None:
+        self._out = out
+        self._at = len(runtime)
+        self._entries: list[Entry] = []
+        self._rest = hashlib.sha256()  # of all that the manifest does not cover
+        self.rows: list[dict[str, Any]] = []
+        out.write(runtime)
+
+    def add(self, part: Part) -> None:
+        data, method = part.data, STORED
+        if part.deflate:
+            packer = zlib.compressobj(9, zlib.DEFLATED, -15)
+            packed = packer.compress(data) + packer.flush()
+            if len(packed) < len(data):
+                data, method = packed, DEFLATED
+        self._add(part.name, data, method, len(part.data), zlib.crc32(part.data))
+        self.rows.append(_row(self._entries[-1], hashlib.sha256(data).hexdigest()))
+
+    def _add(self, name: str, data: bytes, method: int, size: int, crc: int) -> None:
+        entry = Entry(name, method, crc, len(data), size, header=self._at)
+        header = local_header(entry)
+        self._out.write(header)
+        self._out.write(data)
+        self._rest.update(header)
+        self._at = entry.data + len(data)
+        self._entries.append(entry)
+
+    def add_weights(self, weights: Weights, progress: Callable[[int], None] | None) -> None:
+        entry = Entry(MODEL, STORED, 0, weights.size, weights.size, header=self._at)
+        begin = self._at
+        self._out.write(local_header(entry, ALIGNMENT))
+        chunks: list[bytes] = []
+        chunk, in_chunk, done = hashlib.sha256(), 0, 0
+        for piece in _pieces(weights):
+            entry.crc32 = zlib.crc32(piece, entry.crc32)
+            self._out.write(piece)
+            chunk.update(piece)
+            in_chunk += len(piece)
+            done += len(piece)
+            if in_chunk == CHUNK or done == weights.size:
+                chunks.append(chunk.digest())
+                chunk, in_chunk = hashlib.sha256(), 0
+            if progress:
+                progress(done)
+        # The header again, now that the checksum is known.
+        entry.header = begin
+        header = local_header(entry, ALIGNMENT)
+        self._out.seek(begin)
+        self._out.write(header)
+        self._rest.update(header)
+        self._at = entry.data + weights.size
+        self._out.seek(self._at)
+        self._entries.append(entry)
+        row = _row(entry, hashlib.sha256(b"".join(chunks)).hexdigest())
+        self.rows.append(row | {"chunk_size": CHUNK, "chunks": [c.hex() for c in chunks]})
+
+    def finish(self, manifest: bytes) -> None:
+        self._add(MANIFEST, manifest, STORED, len(manifest), zlib.crc32(manifest))
+        self._rest.update(manifest)
+        blank = bytes(len(COMMENT_PREFIX) + 64)
+        records = directory(self._entries, self._at, blank)
+        fixed = records[: -len(blank)]
+        self._rest.update(fixed)
+        self._out.write(fixed + COMMENT_PREFIX + self._rest.hexdigest().encode())
+
+
+def _row(entry: Entry, digest: str) -> dict[str, Any]:
+    return {"name": entry.name, "size": entry.size, "stored": entry.stored, "sha256": digest}
+
+
+def _pieces(weights: Weights) -> Iterator[bytes]:
+    """The weights' bytes; an error when the file changes while it is read."""
+    try:
+        yield from _pieces_of(weights)
+    except OSError as error:
+        raise LlamapackError(f"cannot read {weights.path}: {error.strerror}") from None
+
+
+def _pieces_of(weights: Weights) -> Iterator[bytes]:
+    with weights.path.open("rb") as file:
+        before = os.fstat(file.fileno())
+        file.seek(weights.offset)
+        left = weights.size
+        while left:
+            piece = file.read(min(_PIECE, left))
+            if not piece:
+                break
+            left -= len(piece)
+            yield piece
+        after = os.fstat(file.fileno())
+        changed = (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns)
+        if left or changed:
+            raise LlamapackError(f"{weights.path} changed while it was copied; build again")
+
+
+def _manifest(
+    runtime: bytes,
+    target: Target,
+    weights: Weights | None,
+    facts: Facts,
+    rows: list[dict[str, Any]],
+) -> bytes:
+    skip = FORMATS[target.format].mutable_ranges(runtime)
+    manifest = {
+        "format": FORMAT,
+        "builder": f"llamapack {llamapack.__version__}",
+        "target": target.name,
+        "name": facts.name,
+        "system": facts.system,
+        "args": list(facts.args),
+        "model": MODEL if weights else "",
+        "chat_template_sha256": facts.chat_template_sha256,
+        "license": {
+            "name": facts.license_name,
+            "files": sorted(facts.license_files),
+            "notice": facts.notice,
+        },
+        "runtime": {
+            "size": len(runtime),
+            "sha256": hash_without(runtime, skip),
+            "skip": [list(span) for span in skip],
+        },
+        "entries": rows,
+    }
+    text = json.dumps(manifest, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return text.encode()
+
+
+def hash_without(data: bytes, skip: Sequence[tuple[int, int]]) -> str:
+    """SHA-256 of data less the (offset, length) ranges, which ascend."""
+    digest, at = hashlib.sha256(), 0
+    for offset, length in skip:
+        digest.update(data[at:offset])
+        at = offset + length
+    digest.update(data[at:])
+    return digest.hexdigest()

@@ -172,7 +172,9 @@ def _source_folders(tree: Tree) -> Iterator[tuple[Path, str, tuple[str, ...]]]:
         yield tree.generated, "_generated", ("-O2",)
 
 
-def build_runtime(target: Target, progress: Progress | None = None, *, werror: bool = False) -> bytes:
+def build_runtime(
+    target: Target, progress: Progress | None = None, *, werror: bool = False
+) -> bytes:
     """The runtime's executable for a target, from the cache when nothing changed."""
     tree = find_tree()
     sources = sources_for(tree, target.arch, windows=target.windows)
@@ -301,9 +303,7 @@ def link(
 
 def run_zig(arguments: Sequence[str], work: Path, what: str) -> str:
     """Runs zig; returns its standard output. A failure becomes one error with zig's first lines."""
-    environment = {
-        name: value for name, value in os.environ.items() if not name.startswith("ZIG_")
-    }
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("ZIG_")}
     environment["ZIG_GLOBAL_CACHE_DIR"] = str(cache_dir() / "zig")
     environment["ZIG_LOCAL_CACHE_DIR"] = str(work / "zig-local")
     # __DATE__ and __TIME__, should one ever slip in, are the same in every build.

@@ -1,0 +1,251 @@
+"""The `llamapack` command: each subcommand parses, calls one function and prints.
+
+SPDX-License-Identifier: Apache-2.0
+"""
+
+import os
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any
+
+import typer
+
+import llamapack
+from llamapack import console
+from llamapack.errors import LlamapackError, UsageError
+
+app = typer.Typer(
+    name="llamapack",
+    help="Packs a GGUF language model into one executable that chats.\n\n"
+    "llamapack build model.gguf -o chat; then ./chat opens a chat in the browser and "
+    './chat -p "question" answers in the terminal.',
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Packed = Annotated[Path, typer.Argument(metavar="FILE", help="An executable made by llamapack.")]
+
+
+def _show_version(value: bool) -> None:
+    if value:
+        console.result(f"llamapack {llamapack.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show it.")
+    ] = False,
+) -> None:
+    del version
+
+
+@app.command()
+def build(
+    out: Annotated[
+        Path,
+        typer.Option(
+            "-o",
+            "--output",
+            metavar="OUT",
+            help="The executable to write; '.exe' is added for Windows. With several "
+            "targets each becomes OUT-TARGET.",
+        ),
+    ],
+    model: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="MODEL",
+            help="A .gguf file, a packed executable, or a name that `llamapack models` lists.",
+        ),
+    ] = None,
+    target: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="System to build for (see `llamapack targets`); may be repeated. "
+            "Default: this machine.",
+        ),
+    ] = None,
+    name: Annotated[str, typer.Option(metavar="TEXT", help="What the program calls itself.")] = "",
+    system: Annotated[str, typer.Option(metavar="TEXT", help="Default system prompt.")] = "",
+    arg: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar='"FLAG VALUE"',
+            help='A default option of the program, such as "--temp 0.7"; may be repeated.',
+        ),
+    ] = None,
+    license_file: Annotated[
+        Path | None,
+        typer.Option(metavar="F", help="The model's licence text, to travel with it."),
+    ] = None,
+    no_model: Annotated[
+        bool, typer.Option("--no-model", help="Pack no weights: the program needs -m FILE.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Pack MODEL into one executable."""
+    from llamapack.build import build as run
+    from llamapack.plan import make_plan
+
+    plan = make_plan(
+        model,
+        out,
+        target or (),
+        name=name,
+        system=system,
+        args=arg or (),
+        license_file=license_file,
+        no_model=no_model,
+    )
+    with console.progress() as progress:
+        results = run(plan, progress)
+    for warning in dict.fromkeys(w for made in results for w in made.warnings):
+        console.note(f"warning: {warning}")
+    for text in dict.fromkeys(t for made in results for t in made.license_texts):
+        console.note(f"licence text: {text}")
+    if as_json:
+        rows = [
+            {"target": r.target, "path": str(r.path), "size": r.size, "model_size": r.model_size,
+             "runtime_size": r.runtime_size, "warnings": list(r.warnings)}
+            for r in results
+        ]  # fmt: skip
+        console.print_json({"outputs": rows})
+    else:
+        for r in results:
+            extra = console.size_text(r.size - r.model_size)
+            console.result(f"{r.path}  {r.target}  {console.size_text(r.size)} (model + {extra})")
+
+
+@app.command()
+def targets(as_json: Json = False) -> None:
+    """List the systems that can be built for."""
+    from llamapack.targets import TARGETS, host_target
+
+    try:
+        host = host_target().name
+    except LlamapackError:
+        host = ""
+    if as_json:
+        console.print_json(
+            [
+                {"name": t.name, "description": t.description, "host": t.name == host}
+                for t in TARGETS
+            ]
+        )
+        return
+    for t in TARGETS:
+        mark = "  (this machine)" if t.name == host else ""
+        console.result(f"{t.name:16} {t.description}{mark}")
+
+
+@app.command()
+def inspect(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A packed executable or a .gguf.")],
+    as_json: Json = False,
+) -> None:
+    """Show what is inside FILE; reads headers only."""
+    from llamapack.inspect import describe, lines
+
+    facts = describe(file)
+    if as_json:
+        console.print_json(facts)
+    else:
+        for line in lines(facts):
+            console.result(line)
+
+
+@app.command()
+def extract(
+    file: Packed,
+    folder: Annotated[
+        Path, typer.Option("-d", "--directory", metavar="DIR", help="Where to; made if missing.")
+    ] = Path(),
+    everything: Annotated[
+        bool, typer.Option("--all", help="Also the manifest, the licences and the page.")
+    ] = False,
+) -> None:
+    """Get the GGUF back out of FILE, bit for bit."""
+    from llamapack.inspect import extract_files
+
+    with console.progress() as progress:
+        paths = extract_files(file, folder, progress, everything=everything)
+    for path in paths:
+        console.result(str(path))
+
+
+@app.command()
+def verify(file: Packed) -> None:
+    """Check every byte of FILE against the hashes it carries."""
+    from llamapack import payload
+
+    opened = payload.open_payload(file)
+    with console.progress() as progress:
+        show = (lambda done, total: progress("verifying", done, total)) if progress else None
+        size = payload.verify(opened, show)
+    console.result(f"{file}: ok, {size:,} bytes verified")
+    if opened.file_size > size:
+        console.note(f"{opened.file_size - size:,} bytes behind the archive (a signature?) are not "
+                     "covered")  # fmt: skip
+
+
+@app.command()
+def models(as_json: Json = False) -> None:
+    """List the models that `build` knows by name."""
+    from llamapack.sources import MODELS
+
+    rows: list[dict[str, Any]] = []
+    for model in MODELS:
+        path = model.locate()
+        rows.append(
+            {
+                "name": model.name,
+                "description": model.description,
+                "path": str(path) if path else None,
+                "install": model.install,
+            }
+        )
+    if as_json:
+        console.print_json(rows)
+        return
+    for row in rows:
+        where = row["path"] or f"not installed: {row['install']}"
+        console.result(f"{row['name']:10} {row['description']}\n{'':10} {where}")
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    del frame
+    raise SystemExit(128 + number)
+
+
+def main() -> None:
+    """Entry point: any failure is one line on stderr and an exit code, never a traceback."""
+    # As an exception, so that half-written files are removed on the way out.
+    signal.signal(signal.SIGTERM, _terminate)
+    if hasattr(signal, "SIGHUP"):
+        signal.signal(signal.SIGHUP, _terminate)
+    try:
+        app()
+    except LlamapackError as error:
+        if error.details and os.environ.get("LLAMAPACK_VERBOSE"):
+            console.note(error.details)
+        console.note("error: " + " ".join(str(error).split()))
+        sys.exit(2 if isinstance(error, UsageError) else 1)
+    except BrokenPipeError:
+        # The reader of our output has gone; nothing more can be said to it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except KeyboardInterrupt:
+        console.note("stopped")
+        sys.exit(130)
+    except MemoryError:
+        console.note("error: out of memory")
+        sys.exit(1)

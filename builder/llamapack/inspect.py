@@ -1,0 +1,132 @@
+"""What is inside a file, for people and for machines; and getting entries out again.
+
+SPDX-License-Identifier: Apache-2.0
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from llamapack import payload
+from llamapack.console import size_text
+from llamapack.errors import LlamapackError
+from llamapack.formats import detect
+from llamapack.gguf import Gguf, read_gguf
+from llamapack.sources import read_head
+from llamapack.toolchain import Progress
+from llamapack.ziprecords import Entry
+
+__all__ = ["describe", "extract_files", "lines"]
+
+
+def describe(path: Path) -> dict[str, Any]:
+    """Facts about a packed executable or a GGUF, ready for JSON."""
+    if not detect(read_head(path)):
+        return {"file": str(path), "size": path.stat().st_size, "model": _model(read_gguf(path))}
+    opened = payload.open_payload(path)
+    manifest = opened.manifest
+    facts: dict[str, Any] = {"file": str(path), "size": opened.file_size}
+    for key in ("builder", "target", "name", "system", "args", "license", "runtime"):
+        facts[key] = manifest.get(key)
+    facts["entries"] = [
+        {"name": e.name, "size": e.size, "stored": e.stored, "offset": e.data}
+        for e in opened.entries.values()
+    ]
+    entry = opened.model
+    if entry is not None and entry.size == entry.stored:
+        facts["model"] = _model(read_gguf(path, entry.data, entry.stored))
+    return facts
+
+
+def _model(gguf: Gguf) -> dict[str, Any]:
+    arch = gguf.architecture
+    return {
+        "architecture": arch,
+        "name": gguf.text("general.name"),
+        "license": gguf.text("general.license"),
+        "gguf_version": gguf.version,
+        "parameters": gguf.parameters,
+        "size": gguf.size,
+        "tensors": len(gguf.tensors),
+        "types": gguf.type_counts(),
+        "layers": gguf.number(f"{arch}.block_count"),
+        "width": gguf.number(f"{arch}.embedding_length"),
+        "context": gguf.number(f"{arch}.context_length"),
+        "tokenizer": gguf.text("tokenizer.ggml.model"),
+        "pre_tokenizer": gguf.text("tokenizer.ggml.pre"),
+        "vocabulary": gguf.arrays.get("tokenizer.ggml.tokens", 0),
+        "chat_template_sha256": gguf.template_sha256,
+    }
+
+
+def lines(facts: dict[str, Any]) -> Iterator[str]:
+    """The same facts as text."""
+    yield f"{facts['file']}  {size_text(facts['size'])}"
+    for key in ("builder", "target", "name", "system"):
+        if facts.get(key):
+            yield _line(key, facts[key])
+    if facts.get("args"):
+        yield _line("args", " ".join(map(str, facts["args"])))
+    if isinstance(facts.get("license"), dict):
+        named = facts["license"]
+        yield _line("licence", named.get("name") or "not stated")
+        if named.get("notice"):
+            yield _line("notice", named["notice"])
+    if isinstance(facts.get("runtime"), dict):
+        runtime = facts["runtime"]
+        yield _line("runtime", f"{runtime.get('size')} bytes, sha256 {runtime.get('sha256')}")
+    yield from _model_lines(facts.get("model"))
+    for entry in facts.get("entries", []):
+        yield f"  {entry['size']:>13,}  {entry['name']}"
+
+
+def _model_lines(model: dict[str, Any] | None) -> Iterator[str]:
+    if model is None:
+        return
+    name = f" ({model['name']})" if model["name"] else ""
+    yield _line("model", f"{model['architecture']}{name}, {model['parameters']:,} parameters")
+    types = ", ".join(f"{name} {size_text(size)}" for name, size in model["types"].items())
+    yield _line("weights", f"{size_text(model['size'])}: {types}")
+    shape = f"{model['layers']} layers of {model['width']}, context {model['context']}"
+    yield _line("shape", shape)
+    tokens = f"{model['tokenizer']} {model['pre_tokenizer']}".strip()
+    yield _line("tokenizer", f"{tokens}, {model['vocabulary']:,} tokens")
+    yield _line("licence", model["license"] or "not stated")
+    yield _line("template", model["chat_template_sha256"] or "none in the file")
+
+
+def _line(key: str, value: object) -> str:
+    return f"  {key:10} {value}"
+
+
+def extract_files(
+    path: Path, folder: Path, progress: Progress | None = None, *, everything: bool = False
+) -> list[Path]:
+    """Writes the model (or every entry) under folder; existing files are not replaced."""
+    opened = payload.open_payload(path)
+    entries = list(opened.entries.values()) if everything else _only_model(opened)
+    for entry in entries:
+        if (folder / entry.name).exists():
+            raise LlamapackError(f"{folder / entry.name} is there already; name another -d DIR")
+    made = []
+    for entry in entries:
+        out = folder / entry.name
+        try:
+            out.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise LlamapackError(f"cannot make {out.parent}: {error.strerror}") from None
+        payload.extract(opened, entry, out, _shower(progress, entry))
+        made.append(out)
+    return made
+
+
+def _only_model(opened: payload.Payload) -> list[Entry]:
+    if opened.model is None:
+        raise LlamapackError(f"{opened.path}: this executable holds no weights")
+    return [opened.model]
+
+
+def _shower(progress: Progress | None, entry: Entry) -> payload.Progress | None:
+    if progress is None:
+        return None
+    return lambda done, total: progress(f"extracting {entry.name}", done, total)

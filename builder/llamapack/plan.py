@@ -1,0 +1,220 @@
+"""Every choice of a build checked before any work is done.
+
+`make_plan` turns what the user typed into a Plan or raises with one line. After it only the
+compiler and the disk can still fail.
+
+SPDX-License-Identifier: Apache-2.0
+"""
+
+import os
+import re
+import shutil
+import stat
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from llamapack.errors import LlamapackError, UsageError
+from llamapack.formats import FORMATS
+from llamapack.sources import Model, find_model
+from llamapack.targets import Target, find_target, host_target
+from llamapack.toolchain import find_tree
+
+__all__ = ["Output", "Plan", "make_plan"]
+
+RUNTIME_ROOM = 8 << 20  # above any runtime with its page and licences
+_MAX_NAME = 200
+_MAX_SYSTEM = 64 << 10
+_ARCH_ROW = re.compile(r'\.name\s*=\s*"([a-z0-9_-]+)"')
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    target: Target
+    path: Path
+
+
+@dataclass(slots=True)
+class Plan:
+    model: Model | None  # None with --no-model
+    outputs: list[Output]
+    name: str = ""
+    system: str = ""
+    args: list[str] = field(default_factory=list)
+    licenses: list[Path] = field(default_factory=list)
+
+
+def make_plan(
+    model: str | None,
+    out: Path,
+    targets: Sequence[str] = (),
+    *,
+    name: str = "",
+    system: str = "",
+    args: Sequence[str] = (),
+    license_file: Path | None = None,
+    no_model: bool = False,
+) -> Plan:
+    """Checks everything; model may be None with no_model only."""
+    if no_model and model is not None:
+        raise UsageError("--no-model packs no weights, so it takes no MODEL")
+    if not no_model and model is None:
+        raise UsageError("MODEL is missing (a .gguf, a packed executable or a model's name)")
+    _check_text("--name", name, _MAX_NAME, lines=False)
+    _check_text("--system", system, _MAX_SYSTEM, lines=True)
+    _check_args(args)
+    outputs = plan_outputs(out, targets)
+    for output in outputs:
+        _check_output(output.path)
+    found = find_model(model) if model is not None else None
+    licenses = list(found.licenses) if found else []
+    if license_file is not None:
+        if not license_file.is_file():
+            raise LlamapackError(f"--license-file: no such file: {license_file}")
+        licenses.insert(0, license_file)
+    if found is not None:
+        _check_model(found)
+        _check_against_input(found, outputs)
+    _check_space(found.size if found else 0, outputs)
+    return Plan(found, outputs, name, system, list(args), licenses)
+
+
+def plan_outputs(out: Path, targets: Sequence[str]) -> list[Output]:
+    """One target: OUT (with .exe for Windows); several: OUT-<target>[.exe]."""
+    rows = [find_target(name) for name in dict.fromkeys(targets)] or [host_target()]
+    if not out.name or out.name == "..":
+        raise UsageError(f"-o {out} names no file")
+    if len(rows) == 1:
+        return [Output(rows[0], _resolve(with_suffix(out, rows[0].suffix)))]
+    return [
+        Output(row, _resolve(out.with_name(f"{out.name}-{row.name}{row.suffix}"))) for row in rows
+    ]
+
+
+def with_suffix(out: Path, suffix: str) -> Path:
+    return out if out.name.lower().endswith(suffix) else out.with_name(out.name + suffix)
+
+
+def _resolve(path: Path) -> Path:
+    """Through a link to the file meant, so that the link itself is not replaced."""
+    try:
+        return path.resolve() if path.is_symlink() else path
+    except (OSError, RuntimeError, ValueError):
+        raise LlamapackError(f"cannot write {path}: not a usable path") from None
+
+
+def _check_text(option: str, text: str, limit: int, *, lines: bool) -> None:
+    allowed = "\n\t" if lines else ""
+    try:
+        size = len(text.encode())
+    except UnicodeEncodeError:
+        raise UsageError(f"{option}: not valid UTF-8") from None
+    if size > limit:
+        raise UsageError(f"{option}: {size} bytes; at most {limit} are possible")
+    if any((ord(c) < 32 and c not in allowed) or ord(c) == 127 for c in text):
+        raise UsageError(f"{option}: holds a control character")
+
+
+def _check_args(args: Sequence[str]) -> None:
+    """Each is an option the runtime knows: a wrong one would fail on everybody's machine."""
+    known = runtime_options()
+    for arg in args:
+        _check_text("--arg", arg, _MAX_SYSTEM, lines=True)
+        flag, _, value = arg.partition(" ")
+        if known and flag not in known:
+            raise UsageError(f"--arg {arg!r}: the runtime has no option {flag!r}")
+        if known and known[flag] != bool(value.strip()):
+            needs = "needs a value" if known[flag] else "takes no value"
+            raise UsageError(f"--arg {arg!r}: {flag} {needs}")
+
+
+def runtime_options() -> dict[str, bool]:
+    """The options in the runtime's table (runtime_c/cli/options.c): name, has a value."""
+    source = find_tree().root / "runtime_c" / "cli" / "options.c"
+    options: dict[str, bool] = {}
+    if source.is_file():
+        text = source.read_text(encoding="utf-8")
+        for match in re.finditer(r'(\w+)_ROW\(\s*(NULL|"(-\w)")\s*,\s*"(--[\w-]+)"', text):
+            for name in filter(None, (match[3], match[4])):
+                options[name] = options.get(name, False) or match[1] != "FLAG"
+    return options
+
+
+def runtime_architectures() -> list[str]:
+    """The families in the runtime's table (runtime_c/model/arch.c)."""
+    source = find_tree().root / "runtime_c" / "model" / "arch.c"
+    return _ARCH_ROW.findall(source.read_text(encoding="utf-8")) if source.is_file() else []
+
+
+def _check_output(path: Path) -> None:
+    parent = path.parent
+    try:
+        if path.is_dir():
+            raise LlamapackError(f"{path} is a directory; name a file with -o")
+        if path.exists() and not stat.S_ISREG(path.stat().st_mode):
+            raise LlamapackError(f"{path} is not a regular file and will not be replaced")
+        if not parent.exists():
+            raise LlamapackError(f"no such directory: {parent}")
+        if not parent.is_dir():
+            raise LlamapackError(f"cannot write {path}: {parent} is not a directory")
+        if not os.access(parent, os.W_OK | os.X_OK):
+            raise LlamapackError(f"cannot write into {parent}: permission denied")
+    except OSError as error:
+        raise LlamapackError(f"cannot write {path}: {error.strerror}") from None
+    except ValueError:
+        raise LlamapackError(f"cannot write {str(path)!r}: not a usable path") from None
+
+
+def _check_model(model: Model) -> None:
+    gguf = model.gguf
+    known = runtime_architectures()
+    shown = "".join(c if c.isprintable() else "?" for c in gguf.architecture[:60])
+    if not gguf.architecture:
+        raise LlamapackError(f"{model.path}: no general.architecture: not a language model")
+    if known and gguf.architecture not in known:
+        raise LlamapackError(
+            f"{model.path}: the architecture '{shown}' is not supported "
+            f"(these are: {', '.join(known)})"
+        )
+    if isinstance(parts := gguf.number("split.count"), int) and parts > 1:
+        raise LlamapackError(
+            f"{model.path}: one of {parts} parts of a split model; join them first "
+            "(llama-gguf-split --merge)"
+        )
+    if not gguf.tensors:
+        raise LlamapackError(f"{model.path}: holds a vocabulary but no weights")
+    for tensor in gguf.tensors:
+        if not tensor.type.computes:
+            raise LlamapackError(
+                f"{model.path}: tensor {tensor.name} has the type {tensor.type.name}, "
+                "which is not supported"
+            )
+
+
+def _check_against_input(model: Model, outputs: list[Output]) -> None:
+    for output in outputs:
+        if output.path.exists() and os.path.samefile(output.path, model.path):
+            raise LlamapackError(f"{output.path} is the model itself; name another file with -o")
+        limit = FORMATS[output.target.format].max_size
+        if limit is not None and model.size + RUNTIME_ROOM > limit:
+            raise LlamapackError(
+                f"{output.target.name}: with this model the file would exceed 4 GiB, which "
+                "Windows does not start; build with --no-model and pass the weights with -m"
+            )
+
+
+def _check_space(model_size: int, outputs: list[Output]) -> None:
+    needed: dict[Path, int] = {}
+    for output in outputs:
+        folder = output.path.parent
+        needed[folder] = needed.get(folder, 0) + model_size + RUNTIME_ROOM
+    for folder, size in needed.items():
+        free = shutil.disk_usage(folder).free
+        if free < size:
+            raise LlamapackError(
+                f"not enough space in {folder}: {_mib(size)} needed, {_mib(free)} free"
+            )
+
+
+def _mib(size: int) -> str:
+    return f"{size / (1 << 20):,.0f} MiB"
