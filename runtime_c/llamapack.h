@@ -21,5 +21,6 @@
 #include "engine/sampler.h"
 #include "engine/scheduler.h"
 #include "chat/chat.h"
+#include "cli/line.h"
 
 #endif
