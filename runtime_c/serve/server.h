@@ -21,22 +21,23 @@
 typedef struct lp_server lp_server;
 
 typedef struct lp_listen_params {
-    const char *host;         /* NULL = this machine only: 127.0.0.1 and, where it can be had, [::1] */
-    uint16_t port;            /* 0 = any free one */
-    bool port_fixed;          /* a taken port is an error; else the next free one up to 8180 */
-    lp_str api_key;           /* empty = none; 16 or more characters. Needed off loopback */
+    const char *host; /* NULL = this machine only: 127.0.0.1 and, where it can be had, [::1] */
+    uint16_t port;    /* 0 = any free one */
+    bool port_fixed;  /* a taken port is an error; else the next free one up to 8180 */
+    lp_str api_key;   /* empty = none; 16 or more characters. Needed off loopback */
     const lp_str *allow_hosts; /* more values of Host to answer to: "name" or "name:port"; copied */
     size_t n_allow_hosts;
 } lp_listen_params;
 
 /* Binds, serves nothing yet. LP_ERR_ARGUMENT: a host outside this machine without a key (main exits
  * with 2), a key that is too short. LP_ERR_IO: a taken port, said so. */
-lp_code lp_server_listen(lp_server **out, const lp_listen_params *params, lp_error *err) LP_MUST_USE;
+lp_code lp_server_listen(lp_server **out, const lp_listen_params *params,
+                         lp_error *err) LP_MUST_USE;
 uint16_t lp_server_port(const lp_server *server);
 const char *lp_server_url(const lp_server *server); /* "http://127.0.0.1:8080/"; owned by server */
 
 typedef struct lp_server_params {
-    lp_engine *engine;             /* borrowed, all of them, until lp_server_run returns */
+    lp_engine *engine; /* borrowed, all of them, until lp_server_run returns */
     const lp_vocab *vocab;
     const lp_template *tmpl;
     const lp_container *container; /* where the page is (web/...); NULL = a line of text instead */
@@ -49,8 +50,9 @@ typedef struct lp_server_params {
     lp_sampling sampling;          /* for fields a request does not give; its seed is not used */
     bool seed_given;               /* sampling.seed is the seed of requests without one */
     size_t max_tokens;             /* for requests without a limit; 0 = until the end */
-    double idle_exit_seconds;      /* end when no page and no request was there for so long; 0 = never */
-    void (*on_listening)(void *user, const char *url); /* once, when requests are answered; or NULL */
+    double idle_exit_seconds; /* end when no page and no request was there for so long; 0 = never */
+    void (*on_listening)(void *user,
+                         const char *url); /* once, when requests are answered; or NULL */
     void *user;
 } lp_server_params;
 

@@ -1,0 +1,68 @@
+/* probe.c - is another copy of this program already serving?
+ * SPDX-License-Identifier: Apache-2.0 */
+#include "serve/server.h"
+
+#include "base/json.h"
+#include "platform/net.h"
+#include "platform/thread.h"
+
+#define ANSWER_MAX    16384u
+#define PROBE_SECONDS 1.0
+
+/* Asks for /health and reads until the other side closes. */
+static void ask(lp_socket socket, uint16_t port, lp_buf *answer) {
+    lp_buf request;
+    lp_buf_init(&request, 0);
+    lp_buf_add_format(&request,
+                      "GET /health HTTP/1.1\r\nHost: 127.0.0.1:%u\r\nConnection: close\r\n\r\n",
+                      (unsigned)port);
+    int64_t sent =
+        lp_net_write(socket, request.data, request.len); /* far below any socket's buffer */
+    bool whole = !request.failed && sent == (int64_t)request.len;
+    lp_buf_free(&request);
+    double end = lp_clock_seconds() + PROBE_SECONDS;
+    while (whole && !answer->failed) {
+        double left = end - lp_clock_seconds();
+        lp_poll_item item = {.socket = socket, .want_read = true};
+        if (left <= 0 || lp_net_poll(&item, 1, NULL, left) == 0) return;
+        char bytes[4096];
+        int64_t n = lp_net_read(socket, bytes, sizeof bytes);
+        if (n < 0) return;
+        lp_buf_add(answer, bytes, (size_t)n);
+    }
+}
+
+static bool text_is(const lp_json_node *object, const char *key, const char *value) {
+    const lp_json_node *node = lp_json_get(object, key);
+    return node != NULL && lp_json_type_of(node) == LP_JSON_STRING &&
+           lp_str_is(lp_json_string(node), value);
+}
+
+static bool is_ours(lp_str answer, const char *instance) {
+    size_t head = lp_str_find(answer, lp_str_from("\r\n\r\n"), 0);
+    if (head >= answer.len || !lp_str_starts(answer, lp_str_from("HTTP/1.1 200 "))) return false;
+    lp_json *json = NULL;
+    if (lp_json_parse(&json, lp_str_slice(answer, head + 4, answer.len), NULL) != LP_OK)
+        return false;
+    const lp_json_node *root = lp_json_root(json);
+    bool ours = lp_json_type_of(root) == LP_JSON_OBJECT && text_is(root, "app", "llamapack") &&
+                text_is(root, "instance", instance);
+    lp_json_free(json);
+    return ours;
+}
+
+uint16_t lp_server_probe(uint16_t first, uint16_t last, const char *instance) {
+    if (lp_net_start(NULL) != LP_OK) return 0;
+    for (uint32_t port = first; port <= last; port++) {
+        lp_socket socket = lp_net_connect_loopback((uint16_t)port, 0.3);
+        if (socket == LP_SOCKET_NONE) return 0;
+        lp_buf answer;
+        lp_buf_init(&answer, ANSWER_MAX);
+        ask(socket, (uint16_t)port, &answer);
+        lp_net_close(socket);
+        bool ours = is_ours(lp_buf_str(&answer), instance);
+        lp_buf_free(&answer);
+        if (ours) return (uint16_t)port;
+    }
+    return 0;
+}
