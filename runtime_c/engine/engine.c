@@ -136,6 +136,10 @@ static lp_code check_params(const lp_engine_params *p, lp_error *err) {
     return LP_OK;
 }
 
+lp_kv_type lp_engine_kv_type_for(lp_act_mode act) {
+    return act == LP_ACT_F32 ? LP_KV_F32 : LP_KV_F16;
+}
+
 lp_code lp_engine_open(lp_engine **out, const lp_model *model, const lp_engine_params *params,
                        lp_error *err) {
     *out = NULL;
@@ -251,6 +255,9 @@ size_t lp_engine_n_batch(const lp_engine *engine) {
 }
 size_t lp_engine_n_seq(const lp_engine *engine) {
     return engine->kv.n_seq;
+}
+size_t lp_engine_n_logit_rows(const lp_engine *engine) {
+    return engine->n_logit_rows;
 }
 int lp_engine_n_threads(const lp_engine *engine) {
     return lp_pool_threads(engine->pool);

@@ -59,11 +59,13 @@ void lp_scheduler_close(lp_scheduler *scheduler); /* running jobs finish as canc
 
 /* LP_ERR_FULL when the prompt alone does not fit (the text says both counts). The job is owned by
  * the scheduler until lp_job_release, which may be called at any time after submit, also inside a
- * callback; an unfinished job is cancelled by it. */
+ * callback; an unfinished job is cancelled by it. No callback comes after it. */
 lp_code lp_scheduler_submit(lp_scheduler *scheduler, const lp_job_params *params, lp_job **job, lp_error *err) LP_MUST_USE;
-/* Runs one engine step for the jobs at hand. *busy tells whether any job is unfinished. */
+/* Runs one engine step for the jobs at hand. *busy tells whether any job is unfinished. What goes
+ * wrong with a job is told to its on_finish; the step itself then still is LP_OK. */
 lp_code lp_scheduler_step(lp_scheduler *scheduler, bool *busy, lp_error *err) LP_MUST_USE;
-void lp_job_cancel(lp_job *job); /* any thread, any signal handler; takes effect within a step */
+void lp_job_cancel(lp_job *job); /* any thread, any signal handler; takes effect within a
+                                  layer of the running step, which the other jobs then repeat */
 void lp_job_release(lp_job *job);
 lp_finish lp_job_finish(const lp_job *job);
 lp_job_stats lp_job_stats_of(const lp_job *job);

@@ -1,0 +1,409 @@
+/* scheduler.c - see scheduler.h. Jobs wait in the order they came; one with a sequence is running.
+ *
+ * The scheduler remembers which tokens each sequence of the engine holds. Because a row's result
+ * depends on its own sequence only, a prefix that is kept gives exactly the answer that evaluating
+ * it again would. At least the last token of a prompt is always evaluated: its logits are needed.
+ *
+ * A step: one row for each answering job, then prompt rows in the order of submission. While
+ * somebody is being answered, prompts go in smaller pieces, so that the answer does not stand
+ * still.
+ *
+ * Callbacks may submit, cancel and release; jobs are therefore unlinked only at the end of a step.
+ * SPDX-License-Identifier: Apache-2.0 */
+#include "engine/scheduler.h"
+
+#include <stdatomic.h>
+#include <string.h>
+
+#include "base/memory.h"
+#include "engine/holdback.h"
+#include "platform/thread.h"
+
+enum { PROMPT_PIECE = 128, NO_SEQUENCE = -1 };
+
+struct lp_job {
+    lp_scheduler *scheduler;
+    lp_job *next;
+    lp_job_params params; /* prompt and stops point to NULL: the copies are below */
+    int32_t *prompt;      /* owned */
+    size_t n_fed;         /* prompt tokens that the sequence holds */
+    lp_sampler *sampler;
+    lp_ids answer;
+    int32_t token; /* sampled last; the next row of an answering job */
+    bool answering;
+    lp_holdback text;
+    int32_t sequence;
+    size_t n_rows; /* in the step under way */
+    bool wants_logits;
+    atomic_bool cancel;
+    bool released;
+    lp_finish finish;
+    lp_job_stats stats;
+    double submitted, started, first_token;
+};
+
+typedef struct holder {
+    int32_t *tokens; /* what the sequence holds; n_ctx, owned by the scheduler */
+    size_t n_tokens;
+    lp_job *job;       /* NULL = free */
+    uint64_t last_use; /* larger = later */
+} holder;
+
+struct lp_scheduler {
+    lp_engine *engine;
+    const lp_vocab *vocab;
+    size_t n_vocab;     /* ids that may be sampled: rows of the output that are tokens */
+    lp_job *jobs;       /* all that are not freed, in order of submission */
+    holder *holders;    /* one per sequence, owned */
+    int32_t *tokens;    /* owned */
+    lp_batch_row *rows; /* n_batch, owned */
+    uint64_t uses;
+    bool stepping;
+};
+
+/* ---- opening and closing ------------------------------------------------------------------ */
+
+static void free_job(lp_job *job) {
+    lp_free(job->prompt);
+    lp_sampler_close(job->sampler);
+    lp_ids_free(&job->answer);
+    lp_holdback_close(&job->text);
+    lp_free(job);
+}
+
+lp_code lp_scheduler_open(lp_scheduler **out, lp_engine *engine, const lp_vocab *vocab,
+                          lp_error *err) {
+    *out = NULL;
+    size_t n_rows = lp_model_describe(lp_engine_model(engine)).n_vocab,
+           n_tokens = lp_vocab_size(vocab);
+    if (n_tokens > n_rows)
+        return lp_fail(err, LP_ERR_FORMAT, "the vocabulary has %zu tokens but the model only %zu",
+                       n_tokens, n_rows);
+    size_t n_seq = lp_engine_n_seq(engine), n_ctx = lp_engine_n_ctx(engine), total = 0;
+    lp_scheduler *s = lp_alloc(1, sizeof *s);
+    if (s && lp_size_mul(n_seq, n_ctx, &total)) {
+        s->engine = engine;
+        s->vocab = vocab;
+        s->n_vocab = n_tokens;
+        s->holders = lp_alloc(n_seq, sizeof *s->holders);
+        s->tokens = lp_alloc(total, sizeof *s->tokens);
+        s->rows = lp_alloc(lp_engine_n_batch(engine), sizeof *s->rows);
+    }
+    if (!s || !s->holders || !s->tokens || !s->rows) {
+        lp_scheduler_close(s);
+        return lp_fail(err, LP_ERR_MEMORY, "no memory for the scheduler");
+    }
+    for (size_t i = 0; i < n_seq; i++) s->holders[i].tokens = s->tokens + i * n_ctx;
+    *out = s;
+    return LP_OK;
+}
+
+/* Ends a job: the last callback, and its sequence becomes free with all it holds. */
+static void end_job(lp_job *job, lp_finish finish, const lp_error *error) {
+    if (job->finish != LP_FINISH_NONE) return;
+    job->finish = finish;
+    if (job->sequence != NO_SEQUENCE) {
+        holder *h = &job->scheduler->holders[job->sequence];
+        h->job = NULL;
+        h->last_use = ++job->scheduler->uses;
+    }
+    if (!job->released && job->params.on_finish)
+        job->params.on_finish(job->params.user, job, finish, error);
+}
+
+void lp_scheduler_close(lp_scheduler *scheduler) {
+    if (!scheduler) return;
+    scheduler->stepping = true; /* so that a release inside on_finish only marks */
+    for (lp_job *job = scheduler->jobs; job; job = job->next)
+        end_job(job, LP_FINISH_CANCELLED, NULL);
+    while (scheduler->jobs) {
+        lp_job *job = scheduler->jobs;
+        scheduler->jobs = job->next;
+        free_job(job);
+    }
+    lp_free(scheduler->holders);
+    lp_free(scheduler->tokens);
+    lp_free(scheduler->rows);
+    lp_free(scheduler);
+}
+
+/* ---- jobs --------------------------------------------------------------------------------- */
+
+static lp_code check_prompt(const lp_scheduler *s, const lp_job_params *params, lp_error *err) {
+    if (params->n_prompt < 1) return lp_fail(err, LP_ERR_ARGUMENT, "the prompt is empty");
+    size_t n_ctx = lp_engine_n_ctx(s->engine);
+    if (params->n_prompt > n_ctx)
+        return lp_fail(err, LP_ERR_FULL, "the prompt has %zu tokens but the context holds %zu",
+                       params->n_prompt, n_ctx);
+    for (size_t i = 0; i < params->n_prompt; i++) {
+        if (params->prompt[i] < 0 || (size_t)params->prompt[i] >= s->n_vocab)
+            return lp_fail(err, LP_ERR_ARGUMENT, "token %ld of a vocabulary of %zu",
+                           (long)params->prompt[i], s->n_vocab);
+    }
+    return LP_OK;
+}
+
+static lp_code fill_job(lp_job *job, const lp_job_params *params, lp_error *err) {
+    job->prompt = lp_alloc(params->n_prompt, sizeof *job->prompt);
+    if (!job->prompt) return lp_fail(err, LP_ERR_MEMORY, "no memory for the prompt");
+    memcpy(job->prompt, params->prompt, params->n_prompt * sizeof *job->prompt);
+    LP_TRY(lp_sampler_open(&job->sampler, &params->sampling, job->scheduler->n_vocab, err));
+    LP_TRY(lp_holdback_open(&job->text, params->stops, params->n_stops, err));
+    for (size_t i = 0; i < params->n_prompt; i++) lp_sampler_accept(job->sampler, job->prompt[i]);
+    return LP_OK;
+}
+
+lp_code lp_scheduler_submit(lp_scheduler *scheduler, const lp_job_params *params, lp_job **out,
+                            lp_error *err) {
+    *out = NULL;
+    LP_TRY(check_prompt(scheduler, params, err));
+    lp_job *job = lp_alloc(1, sizeof *job);
+    if (!job) return lp_fail(err, LP_ERR_MEMORY, "no memory for a job");
+    job->scheduler = scheduler;
+    job->params = *params;
+    job->params.prompt = NULL;
+    job->params.stops = NULL;
+    job->sequence = NO_SEQUENCE;
+    job->stats.prompt_tokens = params->n_prompt;
+    job->submitted = lp_clock_seconds();
+    lp_code code = fill_job(job, params, err);
+    if (code != LP_OK) {
+        free_job(job);
+        return code;
+    }
+    lp_job **end = &scheduler->jobs;
+    while (*end) end = &(*end)->next;
+    *end = job;
+    *out = job;
+    return LP_OK;
+}
+
+void lp_job_cancel(lp_job *job) {
+    atomic_store(&job->cancel, true);
+    lp_engine_stop(job->scheduler->engine);
+}
+
+/* Frees the released jobs that have ended. */
+static void sweep(lp_scheduler *s) {
+    for (lp_job **link = &s->jobs; *link;) {
+        lp_job *job = *link;
+        if (job->released && job->finish != LP_FINISH_NONE) {
+            *link = job->next;
+            free_job(job);
+        } else {
+            link = &job->next;
+        }
+    }
+}
+
+void lp_job_release(lp_job *job) {
+    if (!job) return;
+    job->released = true;
+    end_job(job, LP_FINISH_CANCELLED, NULL);
+    if (!job->scheduler->stepping) sweep(job->scheduler);
+}
+
+lp_finish lp_job_finish(const lp_job *job) {
+    return job->finish;
+}
+lp_job_stats lp_job_stats_of(const lp_job *job) {
+    return job->stats;
+}
+
+const int32_t *lp_job_answer(const lp_job *job, size_t *n) {
+    *n = job->answer.len;
+    return job->answer.data;
+}
+
+/* ---- a step: who takes part --------------------------------------------------------------- */
+
+static size_t common_prefix(const holder *h, const lp_job *job) {
+    size_t n = h->n_tokens < job->stats.prompt_tokens ? h->n_tokens : job->stats.prompt_tokens,
+           i = 0;
+    while (i < n && h->tokens[i] == job->prompt[i]) i++;
+    return i;
+}
+
+/* The free sequence that shares most with the prompt; among equals the one longest unused. */
+static holder *best_free(lp_scheduler *s, const lp_job *job, size_t *prefix) {
+    holder *best = NULL;
+    for (size_t i = 0; i < lp_engine_n_seq(s->engine); i++) {
+        holder *h = &s->holders[i];
+        if (h->job) continue;
+        size_t common = common_prefix(h, job);
+        if (best && (common < *prefix || (common == *prefix && h->last_use >= best->last_use)))
+            continue;
+        best = h;
+        *prefix = common;
+    }
+    return best;
+}
+
+static void start_waiting(lp_scheduler *s) {
+    for (lp_job *job = s->jobs; job; job = job->next) {
+        if (job->finish != LP_FINISH_NONE || job->sequence != NO_SEQUENCE) continue;
+        size_t keep = 0;
+        holder *h = best_free(s, job, &keep);
+        if (!h) return;
+        if (keep == job->stats.prompt_tokens) keep--;
+        job->sequence = (int32_t)(h - s->holders);
+        job->n_fed = job->stats.cached_tokens = keep;
+        job->started = lp_clock_seconds();
+        h->job = job;
+        h->n_tokens = keep;
+        lp_engine_truncate(s->engine, job->sequence, keep);
+    }
+}
+
+static void end_cancelled(lp_scheduler *s) {
+    for (lp_job *job = s->jobs; job; job = job->next) {
+        if (job->finish == LP_FINISH_NONE && atomic_load(&job->cancel))
+            end_job(job, LP_FINISH_CANCELLED, NULL);
+    }
+}
+
+static void add_row(lp_scheduler *s, size_t *n, lp_job *job, int32_t token, bool wants_logits) {
+    s->rows[(*n)++] =
+        (lp_batch_row){.token = token,
+                       .position = (int32_t)(s->holders[job->sequence].n_tokens + job->n_rows),
+                       .sequence = job->sequence,
+                       .wants_logits = wants_logits};
+    job->n_rows++;
+    job->wants_logits = wants_logits;
+}
+
+static bool is_running(const lp_job *job) {
+    return job->finish == LP_FINISH_NONE && job->sequence != NO_SEQUENCE;
+}
+
+/* Fills s->rows; returns how many. */
+static size_t gather_rows(lp_scheduler *s) {
+    size_t n = 0, limit = lp_engine_n_batch(s->engine), logits = lp_engine_n_logit_rows(s->engine);
+    for (lp_job *job = s->jobs; job; job = job->next) {
+        job->n_rows = 0;
+        job->wants_logits = false;
+        if (!is_running(job) || !job->answering || n == limit || logits == 0) continue;
+        add_row(s, &n, job, job->token, true);
+        logits--;
+    }
+    if (n > 0 && limit > n + PROMPT_PIECE) limit = n + PROMPT_PIECE;
+    for (lp_job *job = s->jobs; job; job = job->next) {
+        if (!is_running(job) || job->answering) continue;
+        while (n < limit && job->n_fed + job->n_rows < job->stats.prompt_tokens) {
+            bool last = job->n_fed + job->n_rows + 1 == job->stats.prompt_tokens;
+            if (last && logits == 0) break;
+            add_row(s, &n, job, job->prompt[job->n_fed + job->n_rows], last);
+            if (last) logits--;
+        }
+    }
+    return n;
+}
+
+/* ---- a step: what came of it -------------------------------------------------------------- */
+
+/* Hands out the text that may go; false when the receiver wants no more. */
+static bool emit(lp_job *job) {
+    lp_str text = lp_buf_str(&job->text.out);
+    if (text.len == 0 || job->released || !job->params.on_text) return true;
+    return job->params.on_text(job->params.user, job, text);
+}
+
+static void flush_and_end(lp_job *job, lp_finish finish) {
+    lp_holdback_flush(&job->text);
+    if (!emit(job)) finish = LP_FINISH_CANCELLED;
+    end_job(job, finish, NULL);
+}
+
+static void fail_job(lp_job *job, lp_code code, const char *what) {
+    lp_error error;
+    lp_fail(&error, code, "%s", what);
+    end_job(job, LP_FINISH_ERROR, &error);
+}
+
+static void take_token(lp_job *job, int32_t id) {
+    const lp_scheduler *s = job->scheduler;
+    double now = lp_clock_seconds();
+    if (!job->answering) {
+        job->answering = true;
+        job->first_token = now;
+        job->stats.prompt_seconds = now - job->started;
+        job->stats.first_token_seconds = now - job->submitted;
+    }
+    job->stats.answer_seconds = now - job->first_token;
+    if (!job->params.ignore_end && lp_vocab_is_end(s->vocab, id)) {
+        flush_and_end(job, LP_FINISH_END);
+        return;
+    }
+    job->token = id;
+    job->stats.answer_tokens++;
+    lp_sampler_accept(job->sampler, id);
+    lp_ids_add(&job->answer, id);
+    lp_vocab_add_piece(s->vocab, id, job->params.print_special, &job->text.pending);
+    bool stopped = lp_holdback_advance(&job->text);
+    if (job->answer.failed || job->text.pending.failed || job->text.out.failed) {
+        fail_job(job, LP_ERR_MEMORY, "no memory for the answer");
+    } else if (!emit(job)) {
+        end_job(job, LP_FINISH_CANCELLED, NULL);
+    } else if (stopped) {
+        end_job(job, LP_FINISH_STOP_TEXT, NULL);
+    } else if (job->params.max_tokens && job->stats.answer_tokens >= job->params.max_tokens) {
+        flush_and_end(job, LP_FINISH_LENGTH);
+    } else if (job->finish == LP_FINISH_NONE &&
+               s->holders[job->sequence].n_tokens >= lp_engine_n_ctx(s->engine)) {
+        flush_and_end(job, LP_FINISH_CONTEXT);
+    }
+}
+
+/* The rows of the step are now part of their sequences. */
+static void record_rows(lp_scheduler *s, size_t n) {
+    for (size_t i = 0; i < n; i++) {
+        holder *h = &s->holders[s->rows[i].sequence];
+        h->tokens[h->n_tokens++] = s->rows[i].token;
+        if (!h->job->answering) h->job->n_fed++;
+    }
+}
+
+static void take_results(lp_scheduler *s, size_t n) {
+    size_t at = 0; /* logits come in the order of the rows */
+    for (size_t i = 0; i < n; i++) {
+        lp_job *job = s->holders[s->rows[i].sequence].job;
+        float *logits = s->rows[i].wants_logits ? lp_engine_logits(s->engine, at++) : NULL;
+        if (!job || job->finish != LP_FINISH_NONE) continue; /* ended by a callback of another */
+        bool last_row = i + 1 == n || s->rows[i + 1].sequence != s->rows[i].sequence;
+        if (last_row && !job->answering && !job->released && job->params.on_progress)
+            job->params.on_progress(job->params.user, job, job->n_fed, job->stats.prompt_tokens);
+        if (logits && job->finish == LP_FINISH_NONE)
+            take_token(job, lp_sampler_next(job->sampler, logits));
+    }
+}
+
+/* The engine refused the step: everyone in it hears why. Its sequences are as before. */
+static void fail_all(lp_scheduler *s, const lp_error *error) {
+    for (lp_job *job = s->jobs; job; job = job->next) {
+        if (is_running(job) && job->n_rows > 0) end_job(job, LP_FINISH_ERROR, error);
+    }
+}
+
+lp_code lp_scheduler_step(lp_scheduler *scheduler, bool *busy, lp_error *err) {
+    lp_scheduler *s = scheduler;
+    lp_error own;
+    if (!err) err = &own;
+    s->stepping = true;
+    end_cancelled(s);
+    start_waiting(s);
+    size_t n = gather_rows(s);
+    lp_code code = n ? lp_engine_step(s->engine, s->rows, n, err) : LP_OK;
+    if (code == LP_OK) {
+        record_rows(s, n);
+        take_results(s, n);
+    } else if (code != LP_ERR_STOPPED) {
+        fail_all(s, err);
+    }
+    end_cancelled(s);
+    s->stepping = false;
+    sweep(s);
+    *busy = false;
+    for (lp_job *job = s->jobs; job; job = job->next)
+        *busy = *busy || job->finish == LP_FINISH_NONE;
+    return LP_OK;
+}
