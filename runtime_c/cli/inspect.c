@@ -146,15 +146,22 @@ static void show_progress(void *user, uint64_t done, uint64_t total) {
     lp_print_status("checked %d %%", percent);
 }
 
-lp_code lp_command_verify(lp_app *app, lp_error *err) {
-    if (app->container == NULL) {
-        return lp_fail(err, LP_ERR_FORMAT, "%s: there is no archive to check", app->own_path.data);
-    }
+static lp_code verify(const lp_container *container, const char *path, lp_error *err) {
     int shown = 0;
     bool progress = lp_terminal_is(2);
-    LP_TRY(lp_container_verify(app->container, progress ? show_progress : NULL, &shown, err));
-    (void)lp_print_format("ok: every byte of %s is as it was built\n", app->own_path.data);
+    LP_TRY(lp_container_verify(container, progress ? show_progress : NULL, &shown, err));
+    (void)lp_print_format("ok: every byte of %s is as it was built\n", path);
     return LP_OK;
+}
+
+lp_code lp_command_verify(lp_app *app, lp_error *err) {
+    const char *other = app->options.operand;
+    if (other == NULL) return verify(app->container, app->own_path.data, err);
+    LP_TRY(lp_map_open(&app->model_map, other, err));
+    lp_code code =
+        lp_container_open(&app->model_container, app->model_map.data, app->model_map.size, err);
+    if (code == LP_OK) code = verify(app->model_container, other, err);
+    return code == LP_OK ? code : lp_error_prefix(err, other);
 }
 
 /* ---- licenses */

@@ -126,7 +126,8 @@ static const command_row commands[LP_COMMAND_COUNT] = {
     [LP_COMMAND_PERPLEXITY] = {"perplexity", "FILE", true, "perplexity of the model on a text"},
     [LP_COMMAND_TOKENIZE] = {"tokenize", "TEXT", false, "show the tokens of a text"},
     [LP_COMMAND_INFO] = {"info", NULL, false, "what is inside, and what this machine offers"},
-    [LP_COMMAND_VERIFY] = {"verify", NULL, false, "check every byte of this file"},
+    [LP_COMMAND_VERIFY] = {"verify", "FILE", false,
+                           "check every byte of this file (or of another packed FILE)"},
     [LP_COMMAND_LICENSES] = {"licenses", NULL, false, "print the licences of model and runtime"},
 };
 
