@@ -120,9 +120,10 @@ def lp_str(ffi: Any) -> Callable[[str | bytes], Any]:
         # meets foreign bytes and not a friendly zero.
         data = ffi.new("char[]", max(len(raw), 1))
         ffi.memmove(data, raw, len(raw))
-        owner = ffi.new("lp_str *", {"data": data, "len": len(raw)})
-        alive[owner] = data
-        return owner[0]
+        # cffi keeps the struct alive through the value, not through the pointer to it.
+        value = ffi.new("lp_str *", {"data": data, "len": len(raw)})[0]
+        alive[value] = data
+        return value
 
     return make
 
