@@ -40,7 +40,12 @@ def build(plan: Plan, progress: Progress | None = None) -> list[Result]:
 
 def _write(plan: Plan, output: Output, runtime: bytes, progress: Progress | None) -> Result:
     model = plan.model
-    texts = licenses.collect(model.gguf if model else None, plan.licenses, output.target)
+    texts = licenses.collect(
+        model.gguf if model else None,
+        plan.licenses,
+        model.embedded if model else {},
+        output.target,
+    )
     parts = sorted([*texts.parts, *page_parts()], key=lambda part: part.name)
     facts = container.Facts(
         name=plan.name,

@@ -43,69 +43,73 @@ class Licenses:
     warnings: list[str] = field(default_factory=list)
 
 
-def collect(gguf: Gguf | None, found: list[Path], target: Target) -> Licenses:
-    """Entries and notices for a model (None: no weights) whose texts were `found`."""
-    licenses = Licenses()
-    _add_own(licenses, target)
-    if gguf is None:
-        return licenses
-    licenses.name = gguf.text("general.license")
-    used: set[str] = set()
-    for path in found:
-        name = path.name
-        while name in used:
-            name = f"{name}_"
-        used.add(name)
-        licenses.parts.append(Part(f"licenses/model/{name}", _read(path)))
-        licenses.sources.append(path)
-    _add_family(licenses, gguf)
+def collect(
+    gguf: Gguf | None, found: list[Path], embedded: dict[str, bytes], target: Target
+) -> Licenses:
+    """Entries and notices for a model (None: no weights): texts `found` as files, and those an
+    executable it comes from had `embedded`."""
+    licenses = Licenses(sources=list(found) if gguf else [])
+    texts: dict[str, bytes] = {}
+    if gguf is not None:
+        texts |= embedded
+        for path in found:
+            data, name = _read(path), path.name
+            while name in texts and texts[name] != data:
+                name = f"{name}_"
+            texts[name] = data
+        licenses.name = gguf.text("general.license")
+        _add_family(licenses, texts, gguf)
+    licenses.parts = [Part(f"licenses/model/{name}", texts[name]) for name in sorted(texts)]
+    licenses.parts += _own_parts(target)
     return licenses
 
 
-def _add_own(licenses: Licenses, target: Target) -> None:
+def _own_parts(target: Target) -> list[Part]:
     """llamapack's licence, and those of the C library linked into the runtime."""
-    own = find_tree().root / "LICENSE"
-    if own.is_file():
-        licenses.parts.append(Part("licenses/llamapack/LICENSE", own.read_bytes()))
-    spec = importlib.util.find_spec("ziglang")
-    if spec is None or spec.origin is None:
-        return
+    parts = []
+    own = _own_license()
+    if own:
+        parts.append(Part("licenses/llamapack/LICENSE", own))
     libc = {
         "linux": ("musl", "musl/COPYRIGHT"),
         "windows": ("mingw-w64", "mingw/COPYING"),
     }.get(target.system)
-    if libc is not None:
+    spec = importlib.util.find_spec("ziglang")
+    if libc is not None and spec is not None and spec.origin is not None:
         text = Path(spec.origin).parent / "lib" / "libc" / libc[1]
         if text.is_file():
-            name = f"licenses/{libc[0]}/{text.name}"
-            licenses.parts.append(Part(name, text.read_bytes()))
+            parts.append(Part(f"licenses/{libc[0]}/{text.name}", text.read_bytes()))
+    return parts
 
 
-def _add_family(licenses: Licenses, gguf: Gguf) -> None:
-    """Notices of the known families; a warning where the text itself is missing."""
+def _own_license() -> bytes:
+    path = find_tree().root / "LICENSE"
+    return path.read_bytes() if path.is_file() else b""
+
+
+def _add_family(licenses: Licenses, texts: dict[str, bytes], gguf: Gguf) -> None:
+    """Notices of the known families; a warning where the licence's text itself is missing."""
     name = licenses.name.lower()
-    have_text = any(_is_license_text(path) for path in licenses.sources)
+    have_text = any(_is_license_text(file) for file in texts)
     if name in _LLAMA:
-        model, agreement, built_with = _LLAMA[name]
+        model, agreement, licenses.notice = _LLAMA[name]
         notice = (
             f"{model} is licensed under the {agreement} Community License, "
             "Copyright (c) Meta Platforms, Inc. All Rights Reserved."
         )
-        licenses.parts.append(Part("licenses/model/Notice", notice.encode() + b"\n"))
-        licenses.notice = built_with
+        texts.setdefault("Notice", notice.encode() + b"\n")
     elif name == "gemma" or (not name and _older_gemma(gguf)):
         licenses.name = licenses.name or "gemma"
-        licenses.parts.append(Part("licenses/model/Notice", _GEMMA_NOTICE.encode() + b"\n"))
         licenses.notice = _GEMMA_NOTICE
-    elif name == "apache-2.0" and not have_text:
-        own = next((p for p in licenses.parts if p.name == "licenses/llamapack/LICENSE"), None)
-        if own is not None and b"Apache License" in own.data:
-            licenses.parts.append(Part("licenses/model/LICENSE", own.data))
-            have_text = True
+        texts.setdefault("Notice", _GEMMA_NOTICE.encode() + b"\n")
+    elif name == "apache-2.0" and not have_text and b"Apache License" in _own_license():
+        # The very same text; llamapack has it because it is its own licence too.
+        texts["LICENSE"] = _own_license()
+        have_text = True
     if not have_text:
-        what = f"of the model's licence ({licenses.name})" if name else "of the model's licence"
+        what = f"the model's licence ({licenses.name})" if name else "the model's licence"
         licenses.warnings.append(
-            f"the text {what} was not found; most licences ask that it travels with the "
+            f"the text of {what} was not found; most licences ask that it travels with the "
             "model: add it with --license-file"
         )
 
@@ -115,8 +119,8 @@ def _older_gemma(gguf: Gguf) -> bool:
     return gguf.architecture in ("gemma", "gemma2", "gemma3", "gemma3n")
 
 
-def _is_license_text(path: Path) -> bool:
-    return "NOTICE" not in path.name.upper() and "USE_POLICY" not in path.name.upper()
+def _is_license_text(name: str) -> bool:
+    return "NOTICE" not in name.upper() and "USE_POLICY" not in name.upper()
 
 
 def find_beside(model: Path) -> list[Path]:

@@ -19,10 +19,11 @@ from llamapack.container import COMMENT_PREFIX, FORMAT, MANIFEST
 from llamapack.errors import LlamapackError
 from llamapack.ziprecords import DEFLATED, BadZip, End, Entry, find_end, parse_directory
 
-__all__ = ["Payload", "extract", "open_payload", "verify"]
+__all__ = ["Payload", "extract", "open_payload", "read_entry", "verify"]
 
 _PIECE = 1 << 20
 _MAX_MANIFEST = 64 << 20
+_MAX_TEXT = 4 << 20
 
 Progress = Callable[[int, int], None]
 """Called with bytes done and bytes in all."""
@@ -202,6 +203,18 @@ class _Verifier:
         self._done += count
         if self._progress:
             self._progress(self._done, self._total)
+
+
+def read_entry(payload: Payload, entry: Entry) -> bytes:
+    """A small entry's bytes, inflated; its checksum must agree."""
+    if entry.size > _MAX_TEXT:
+        raise LlamapackError(f"{payload.path}: the entry {entry.name} is too large")
+    with payload.path.open("rb") as source:
+        source.seek(entry.data)
+        data = b"".join(_inflated(source, entry))
+    if zlib.crc32(data) != entry.crc32 or len(data) != entry.size:
+        raise LlamapackError(f"{payload.path}: damaged: {entry.name} differs from its checksum")
+    return data
 
 
 def extract(payload: Payload, entry: Entry, out: Path, progress: Progress | None = None) -> None:

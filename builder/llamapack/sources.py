@@ -17,7 +17,7 @@ from llamapack.errors import LlamapackError
 from llamapack.formats import detect
 from llamapack.gguf import Gguf, read_gguf
 from llamapack.licenses import find_beside
-from llamapack.payload import open_payload
+from llamapack.payload import open_payload, read_entry
 
 __all__ = ["MODELS", "Model", "PackagedModel", "find_model"]
 
@@ -67,6 +67,8 @@ class Model:
     offset: int  # of the GGUF in the file
     gguf: Gguf
     licenses: list[Path] = field(default_factory=list)
+    embedded: dict[str, bytes] = field(default_factory=dict)
+    """Licence texts that a packed executable carried, by file name."""
 
     @property
     def size(self) -> int:
@@ -96,7 +98,13 @@ def _from_path(path: Path) -> Model:
         raise LlamapackError(f"{path}: this executable holds no weights")
     if entry.method or entry.data % 32:
         raise LlamapackError(f"{path}: its model entry is compressed or not aligned")
-    return Model(path, entry.data, read_gguf(path, entry.data, entry.stored))
+    prefix = "licenses/model/"
+    texts = {
+        name.removeprefix(prefix): read_entry(payload, text)
+        for name, text in payload.entries.items()
+        if name.startswith(prefix)
+    }
+    return Model(path, entry.data, read_gguf(path, entry.data, entry.stored), embedded=texts)
 
 
 def read_head(path: Path) -> bytes:
