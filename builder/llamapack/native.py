@@ -39,7 +39,9 @@ def load() -> Native:
 
     tree = toolchain.find_tree()
     refresh_generated(tree)
-    path = _library(tree)
+    # A library built another way, such as one with sanitizers.
+    ready = os.environ.get("LLAMAPACK_NATIVE_LIBRARY")
+    path = Path(ready) if ready else _library(tree)
     ffi = cffi.FFI()
     ffi.cdef(declarations(tree))
     return Native(ffi, ffi.dlopen(str(path), ffi.RTLD_LAZY), path)
