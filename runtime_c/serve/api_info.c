@@ -22,7 +22,9 @@ void lp_api_empty(const lp_api *api, lp_buf *body) {
 
 void lp_api_health(const lp_api *api, lp_buf *body) {
     lp_buf_add_text(body, "{\"status\":\"ok\",\"app\":\"llamapack\",");
-    add_text(body, "instance", lp_str_from(api->params->instance));
+    char id[LP_INSTANCE_ID];
+    lp_server_instance_id(api->params->instance, id);
+    add_text(body, "instance", lp_str_from(id));
     lp_buf_add_char(body, ',');
     add_text(body, "sandbox", lp_str_from(api->params->sandbox));
     lp_buf_add_char(body, '}');
@@ -67,12 +69,14 @@ static void add_defaults(const lp_sampling *s, lp_buf *body) {
 
 void lp_api_info(const lp_api *api, lp_buf *body) {
     const lp_server_params *p = api->params;
+    char id[LP_INSTANCE_ID];
     lp_buf_add_text(body, "{\"app\":\"llamapack\",");
     add_text(body, "version", lp_str_from(p->version));
     lp_buf_add_char(body, ',');
     add_text(body, "name", lp_str_from(p->name));
     lp_buf_add_char(body, ',');
-    add_text(body, "instance", lp_str_from(p->instance));
+    lp_server_instance_id(p->instance, id);
+    add_text(body, "instance", lp_str_from(id));
     add_model(api, body);
     add_number(body, "context", (double)lp_engine_n_ctx(p->engine));
     add_number(body, "parallel", (double)lp_engine_n_seq(p->engine));

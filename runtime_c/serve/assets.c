@@ -128,7 +128,8 @@ static bool plain_bytes(lp_asset *asset, lp_str *out) {
         return true;
     }
     if (entry != NULL && asset->plain.data == NULL &&
-        lp_inflate(&asset->plain, entry->data, entry->stored_bytes, entry->bytes, NULL) != LP_OK) {
+        lp_inflate_add(&asset->plain, entry->data, entry->stored_bytes, entry->bytes, NULL) !=
+            LP_OK) {
         lp_buf_free(&asset->plain);
         return false;
     }

@@ -3,6 +3,7 @@
 #include "serve/server.h"
 
 #include "base/json.h"
+#include "base/sha256.h"
 #include "platform/net.h"
 #include "platform/thread.h"
 
@@ -38,7 +39,7 @@ static bool text_is(const lp_json_node *object, const char *key, const char *val
            lp_str_is(lp_json_string(node), value);
 }
 
-static bool is_ours(lp_str answer, const char *instance) {
+static bool is_ours(lp_str answer, const char *id) {
     size_t head = lp_str_find(answer, lp_str_from("\r\n\r\n"), 0);
     if (head >= answer.len || !lp_str_starts(answer, lp_str_from("HTTP/1.1 200 "))) return false;
     lp_json *json = NULL;
@@ -46,12 +47,23 @@ static bool is_ours(lp_str answer, const char *instance) {
         return false;
     const lp_json_node *root = lp_json_root(json);
     bool ours = lp_json_type_of(root) == LP_JSON_OBJECT && text_is(root, "app", "llamapack") &&
-                text_is(root, "instance", instance);
+                text_is(root, "instance", id);
     lp_json_free(json);
     return ours;
 }
 
+void lp_server_instance_id(const char *instance, char out[LP_INSTANCE_ID]) {
+    uint8_t hash[32];
+    lp_str text = lp_str_from(instance);
+    lp_sha256(text.data, text.len, hash);
+    for (size_t i = 0; i + 1 < LP_INSTANCE_ID; i++)
+        out[i] = "0123456789abcdef"[(hash[i / 2] >> (i % 2 == 0 ? 4 : 0)) & 15];
+    out[LP_INSTANCE_ID - 1] = '\0';
+}
+
 uint16_t lp_server_probe(uint16_t first, uint16_t last, const char *instance) {
+    char id[LP_INSTANCE_ID];
+    lp_server_instance_id(instance, id);
     if (lp_net_start(NULL) != LP_OK) return 0;
     for (uint32_t port = first; port <= last; port++) {
         lp_socket socket = lp_net_connect_loopback((uint16_t)port, 0.3);
@@ -60,7 +72,7 @@ uint16_t lp_server_probe(uint16_t first, uint16_t last, const char *instance) {
         lp_buf_init(&answer, ANSWER_MAX);
         ask(socket, (uint16_t)port, &answer);
         lp_net_close(socket);
-        bool ours = is_ours(lp_buf_str(&answer), instance);
+        bool ours = is_ours(lp_buf_str(&answer), id);
         lp_buf_free(&answer);
         if (ours) return (uint16_t)port;
     }

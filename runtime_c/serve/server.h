@@ -62,6 +62,11 @@ lp_code lp_server_run(lp_server *server, const lp_server_params *params, lp_erro
 void lp_server_stop(lp_server *server);
 void lp_server_close(lp_server *server);
 
+/* What /health says of an instance text, which may hold a path that is nobody's business: 32
+ * hexadecimal digits of its SHA-256. */
+#define LP_INSTANCE_ID 33
+void lp_server_instance_id(const char *instance, char out[LP_INSTANCE_ID]);
+
 /* The port between first and last (walked upwards until one where nobody listens) at which a server
  * with the same instance text answers; 0 = none. */
 uint16_t lp_server_probe(uint16_t first, uint16_t last, const char *instance);
