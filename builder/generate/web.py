@@ -21,8 +21,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 PAGE = ("index.html", "app.js", "app.css", "favicon.svg", "licenses.txt")
-SOURCES = ("package.json", "package-lock.json", ".npmrc", "tsconfig.json", "vite.config.ts")
-SOURCES += ("index.html", "src", "public")
+SETTINGS = ("package.json", "package-lock.json", ".npmrc", "tsconfig.json", "vite.config.ts")
+SOURCES = (*SETTINGS, "index.html", "src", "public")
 OLDEST_NODE = (20, 19)  # the oldest that Vite runs on
 
 

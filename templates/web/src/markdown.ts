@@ -133,6 +133,7 @@ export function parseBlocks(source: string, base = 0): Block[] {
 
 /** A code block whose closing fence has not come yet. */
 interface OpenFence {
+  start: number; // of its block
   node: Code;
   fence: string;
   from: number; // where its value begins in the text
@@ -201,7 +202,7 @@ export class GrowingMarkdown {
       at = end;
     }
     open.node = { ...open.node, value: codeValue(text.slice(open.from)) };
-    this.#tail = [{ start: this.#from, node: open.node }];
+    this.#tail = [{ start: open.start, node: open.node }];
     return true;
   }
 }
@@ -222,5 +223,5 @@ function openFence(text: string, block: Block): OpenFence | undefined {
   const from = block.start + feed + 1;
   if (codeValue(text.slice(from)) !== block.node.value) return undefined; // closed, or not simple
   const lastFeed = Math.max(text.lastIndexOf("\n") + 1, from);
-  return { node: block.node, fence: opening[2] ?? "", from, scanned: lastFeed };
+  return { start: block.start, node: block.node, fence: opening[2] ?? "", from, scanned: lastFeed };
 }
