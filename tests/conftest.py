@@ -213,3 +213,25 @@ def packed_smollm2(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     )
     assert process.returncode == 0, process.stderr
     return out
+
+
+# --- the builder -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def run_cli(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """Runs `llamapack ARGS` inside this process and returns the exit code; see capsys."""
+    from llamapack import cli
+
+    # Handlers of the test process must stay its own.
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+
+    def run(*args: str) -> int:
+        monkeypatch.setattr("sys.argv", ["llamapack", *args])
+        try:
+            cli.main()
+        except SystemExit as stop:
+            return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+        return 0
+
+    return run
