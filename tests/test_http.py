@@ -160,7 +160,12 @@ GOOD = {
         b"hello",
         True,
     ),
-    "bytes above ASCII in a value": (b"GET / HTTP/1.1\r\n" + H + b"X: \xe4\r\n\r\n", b"/", b"", True),
+    "bytes above ASCII in a value": (
+        b"GET / HTTP/1.1\r\n" + H + b"X: \xe4\r\n\r\n",
+        b"/",
+        b"",
+        True,
+    ),
     "empty value": (b"GET / HTTP/1.1\r\n" + H + b"X:\r\n\r\n", b"/", b"", True),
     "identity": (
         post(b"Content-Encoding: identity\r\nContent-Length: 1\r\n", b"x"),
