@@ -11,7 +11,7 @@ import mmap
 import random
 import struct
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,6 +61,7 @@ SPLITTERS: dict[str, list[str]] = {
 
 @dataclass(frozen=True)
 class Tables:
+    name: str
     model: str
     pre: str
     tokens: list[str]
@@ -84,6 +85,7 @@ def read_tables(path: Path) -> Tables:
 
     tokens = texts("tokens")
     return Tables(
+        fields.get("general.name", b"").decode(),
         get("model", b"").decode(),
         get("pre", b"default").decode(),
         tokens,
@@ -141,20 +143,23 @@ def splitter(pre: str) -> Any:
     )
 
 
-def hf_tokenizer(tables: Tables, *, special: bool) -> Any:
-    """The same vocabulary in Hugging Face's library; with `special`, control tokens count too."""
+def hf_tokenizer(tables: Tables) -> Any:
+    """The same vocabulary in Hugging Face's library, with user-defined tokens recognised."""
     tokenizer = _hf_bpe(tables) if tables.model == "gpt2" else _hf_spm(tables)
-    _add_tokens(tokenizer, tables.of_type(USER_DEFINED), special=False)
-    if special:
-        _add_tokens(tokenizer, tables.of_type(CONTROL), special=True)
+    tokenizer.add_tokens([_added(tables, text) for text in tables.of_type(USER_DEFINED)])
     return tokenizer
 
 
-def _add_tokens(tokenizer: Any, texts: Iterable[str], *, special: bool) -> None:
+def recognise_control_tokens(tokenizer: Any, tables: Tables) -> None:
+    tokenizer.add_special_tokens([_added(tables, text) for text in tables.of_type(CONTROL)])
+
+
+def _added(tables: Tables, text: str) -> Any:
     from tokenizers import AddedToken
 
-    tokens = [AddedToken(t, normalized=False, special=special) for t in texts]
-    (tokenizer.add_special_tokens if special else tokenizer.add_tokens)(tokens)
+    # What Phi-3's tokenizer_config.json says of its tokens; a GGUF cannot say it.
+    strips = "phi3" in tables.name.lower().replace("-", "") and text not in ("<unk>", "<s>", "<|endoftext|>")
+    return AddedToken(text, normalized=False, rstrip=strips)
 
 
 def _hf_bpe(tables: Tables) -> Any:

@@ -44,19 +44,24 @@ SPACE_BIT = 0x20
 BLOCK = 256
 
 
-def entry(code_point: int) -> int:
+def entries() -> bytes:
+    """The byte of every code point."""
     import unicodedata2
 
-    category = CATEGORIES.index(unicodedata2.category(chr(code_point)))
-    return category | (SPACE_BIT if code_point in WHITE_SPACE else 0)
+    index = {category: i for i, category in enumerate(CATEGORIES)}
+    values = bytearray(index[unicodedata2.category(chr(c))] for c in range(0x110000))
+    for code_point in WHITE_SPACE:
+        values[code_point] |= SPACE_BIT
+    return bytes(values)
 
 
 def stages() -> tuple[list[int], list[bytes]]:
     """Block number of each 256 code points, and the distinct blocks in order of appearance."""
+    values = entries()
     numbers: dict[bytes, int] = {}
     stage1 = []
-    for begin in range(0, 0x110000, BLOCK):
-        block = bytes(entry(begin + i) for i in range(BLOCK))
+    for begin in range(0, len(values), BLOCK):
+        block = values[begin : begin + BLOCK]
         stage1.append(numbers.setdefault(block, len(numbers)))
     return stage1, list(numbers)
 

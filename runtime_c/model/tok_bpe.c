@@ -3,8 +3,9 @@
  * Every byte of a word becomes one printable character, so that a vocabulary is readable text:
  * 21..7E, A1..AC and AE..FF stand for themselves, the other 68 bytes in order are U+0100 onwards
  * (GPT-2, 2019). Then the pair with the lowest rank joins, the leftmost of equals, until none is
- * left. What remains and is no token is given byte by byte; a byte that has no token either is
- * dropped, as Hugging Face's tokenizers do where the vocabulary has no unknown token.
+ * left. What remains and is no token is given byte by byte. A byte whose character is no token is
+ * dropped before the merges, so that its neighbours meet: this is what Hugging Face's tokenizers
+ * do, and SmolLM2 lacks 21 bytes (control characters and parts of rare ones).
  * SPDX-License-Identifier: Apache-2.0 */
 #include <string.h>
 
@@ -62,8 +63,7 @@ static void add_bytes(lp_tok_work *work, lp_str symbol) {
         bool ok = false;
         uint8_t byte = 0;
         at += lp_utf8_decode(symbol.data + at, symbol.len - at, &code, &ok);
-        if (!lp_bpe_decode_char(code, &byte)) continue;
-        if (work->vocab->bytes[byte] >= 0) lp_ids_add(work->ids, work->vocab->bytes[byte]);
+        if (lp_bpe_decode_char(code, &byte)) lp_ids_add(work->ids, work->vocab->bytes[byte]);
     }
 }
 
@@ -72,6 +72,7 @@ static lp_code add_word(lp_tok_work *work, lp_str raw, lp_error *err) {
     lp_buf_clear(&work->word);
     for (size_t i = 0; i < raw.len; i++) {
         char mapped[4];
+        if (vocab->bytes[(uint8_t)raw.data[i]] < 0) continue;
         lp_buf_add(&work->word, mapped, lp_bpe_encode_byte((uint8_t)raw.data[i], mapped));
     }
     LP_TRY(lp_buf_check(&work->word, err));
