@@ -1,0 +1,412 @@
+/* vec_avx2.h - the vector vocabulary of the bodies in terms of AVX2, FMA and F16C.
+ *
+ * Three families, the same in every vec_*.h:
+ *   b32   32 bytes: one 32-block of quants (here one register), for unpacking and decode.
+ *   di/df DL int32 / float lanes, one weight row each: the decode body's results.
+ *   vi/vf NL int32 / float lanes, one weight row each: the prefill tile. Here vi = di, vf = df.
+ *   w16   16 floats: dot products in 16 partial sums, attention, elementwise functions.
+ *
+ * Integer products: VPMADDUBSW multiplies unsigned by signed bytes and adds pairs with saturation
+ * at 16 bits. Weights go on the unsigned side, value + offset. Sums stay below 2^15 for quants up
+ * to 31 in runs of PAIR_DOTS instructions; Q8_0 stays signed and moves its sign to the activation
+ * (|w| <= 128, |a| <= 127: a pair is at most 32512).
+ * VEC_VNNI: VPDPBUSD instead, which has no 16-bit stage (AVX-VNNI and AVX-512 VNNI).
+ * SPDX-License-Identifier: Apache-2.0 */
+#ifndef LP_VEC_AVX2_H
+#define LP_VEC_AVX2_H
+
+#include <immintrin.h>
+#include <string.h>
+
+#include "blocks.h"
+
+#define VEC_SIGNED 0 /* weight bytes are value + offset (see unpack.inc) */
+#define VEC_FMA    1
+#define DL         8 /* weight rows of the decode body */
+#define INLINE     static inline __attribute__((always_inline, unused))
+
+#ifdef VEC_VNNI
+#define VEC_SIGNED_Q8 0
+#define SCALE_CODE(s) ((int32_t)((uint32_t)(s) & 0xffffu)) /* for VPDPWSSD: high half zero */
+#else
+#define VEC_SIGNED_Q8 1 /* Q8_0 bytes are the signed values */
+#define SCALE_CODE(s) ((int32_t)(((uint32_t)(s) & 0xffffu) * 0x10001u)) /* for VPMADDWD */
+#endif
+
+/* ---- b32 ------------------------------------------------------------------------------------ */
+
+typedef __m256i b32;
+
+INLINE b32 b32_load(const void *p) {
+    return _mm256_loadu_si256(p);
+}
+INLINE void b32_store(void *p, b32 a) {
+    _mm256_storeu_si256(p, a);
+}
+INLINE b32 b32_set1(int byte) {
+    return _mm256_set1_epi8((char)byte);
+}
+INLINE b32 b32_and(b32 a, b32 b) {
+    return _mm256_and_si256(a, b);
+}
+INLINE b32 b32_or(b32 a, b32 b) {
+    return _mm256_or_si256(a, b);
+}
+INLINE b32 b32_xor(b32 a, b32 b) {
+    return _mm256_xor_si256(a, b);
+}
+INLINE b32 b32_sub(b32 a, b32 b) {
+    return _mm256_sub_epi8(a, b);
+}
+/* Shifts of 16-bit lanes; bits that cross a byte are for the caller to mask. */
+#define b32_shl(a, n) _mm256_slli_epi16(a, n)
+#define b32_shr(a, n) _mm256_srli_epi16(a, n)
+
+/* 16 bytes: low nibbles, then high nibbles. */
+INLINE b32 b32_nibbles(const void *p) {
+    __m256i both = _mm256_broadcastsi128_si256(_mm_loadu_si128(p));
+    __m256i moved = _mm256_srlv_epi64(both, _mm256_set_epi64x(4, 4, 0, 0));
+    return _mm256_and_si256(moved, _mm256_set1_epi8(15));
+}
+
+/* Bit i of a little-endian 32-bit word as `value` or 0 in byte i. */
+INLINE b32 b32_bits(const uint8_t *p, int value) {
+    int32_t word;
+    memcpy(&word, p, sizeof word);
+    const __m256i pick =
+        _mm256_setr_epi64x(0, 0x0101010101010101, 0x0202020202020202, 0x0303030303030303);
+    const __m256i bit = _mm256_set1_epi64x((int64_t)0x8040201008040201u);
+    __m256i bytes = _mm256_and_si256(_mm256_shuffle_epi8(_mm256_set1_epi32(word), pick), bit);
+    return _mm256_and_si256(_mm256_cmpeq_epi8(bytes, bit), _mm256_set1_epi8((char)value));
+}
+
+/* ---- di, df: decode ------------------------------------------------------------------------- */
+
+typedef __m256i di;
+typedef __m256 df;
+
+INLINE di di_zero(void) {
+    return _mm256_setzero_si256();
+}
+INLINE di di_set1(int32_t x) {
+    return _mm256_set1_epi32(x);
+}
+INLINE di di_add(di a, di b) {
+    return _mm256_add_epi32(a, b);
+}
+
+/* Partial sums (any lanes) of w * a over 32 bytes; signed_bytes: see VEC_SIGNED_Q8. */
+INLINE di di_dot(b32 w, b32 a, int signed_bytes) {
+#ifdef VEC_VNNI
+    (void)signed_bytes;
+    return VEC_DPBUSD(_mm256_setzero_si256(), w, a);
+#else
+    __m256i pairs = signed_bytes ? _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(a, w))
+                                 : _mm256_maddubs_epi16(w, a);
+    return _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+#endif
+}
+
+/* acc + scale[0] * (first 16 products) + scale[1] * (last 16), scales coded by SCALE_CODE. The
+ * partial sums fit in 16 bits: 4 * 63 * 127 = 32004. */
+INLINE di di_dot_scaled(di acc, b32 w, b32 a, const int32_t scale[2]) {
+    __m256i s = _mm256_blend_epi32(_mm256_set1_epi32(scale[0]), _mm256_set1_epi32(scale[1]), 0xf0);
+#ifdef VEC_VNNI
+    return VEC_DPWSSD(acc, VEC_DPBUSD(_mm256_setzero_si256(), w, a), s);
+#else
+    return _mm256_add_epi32(acc, _mm256_madd_epi16(_mm256_maddubs_epi16(w, a), s));
+#endif
+}
+
+/* acc + coefficients * sums, 16 of each. */
+INLINE di di_dot16(di acc, const int16_t *coefficients, const int16_t *sums) {
+    __m256i products = _mm256_madd_epi16(_mm256_loadu_si256((const void *)coefficients),
+                                         _mm256_loadu_si256((const void *)sums));
+    return _mm256_add_epi32(acc, products);
+}
+
+/* Lane i of the result: the sum of p[i]'s lanes. */
+INLINE di di_fold(const di p[DL]) {
+    __m256i q[4], r[2];
+    for (int i = 0; i < 4; i++) {
+        q[i] = _mm256_add_epi32(_mm256_unpacklo_epi32(p[2 * i], p[2 * i + 1]),
+                                _mm256_unpackhi_epi32(p[2 * i], p[2 * i + 1]));
+    }
+    for (int i = 0; i < 2; i++) {
+        r[i] = _mm256_add_epi32(_mm256_unpacklo_epi64(q[2 * i], q[2 * i + 1]),
+                                _mm256_unpackhi_epi64(q[2 * i], q[2 * i + 1]));
+    }
+    return _mm256_add_epi32(_mm256_permute2x128_si256(r[0], r[1], 0x20),
+                            _mm256_permute2x128_si256(r[0], r[1], 0x31));
+}
+
+INLINE df df_zero(void) {
+    return _mm256_setzero_ps();
+}
+INLINE df df_set1(float x) {
+    return _mm256_set1_ps(x);
+}
+INLINE df df_mul(df a, df b) {
+    return _mm256_mul_ps(a, b);
+}
+INLINE df df_madd(df a, df b, df c) {
+    return _mm256_fmadd_ps(a, b, c);
+}
+INLINE df df_neg(df a) {
+    return _mm256_xor_ps(a, _mm256_set1_ps(-0.0f));
+}
+INLINE df df_from_di(di a) {
+    return _mm256_cvtepi32_ps(a);
+}
+INLINE void df_store(float *p, df a) {
+    _mm256_storeu_ps(p, a);
+}
+
+INLINE short half_bits(const uint8_t *p) {
+    short bits;
+    memcpy(&bits, p, sizeof bits);
+    return bits;
+}
+
+/* The halves at offset `at` of DL rows. */
+INLINE df df_halves(const uint8_t *const row[DL], size_t at) {
+    return _mm256_cvtph_ps(_mm_setr_epi16(half_bits(row[0] + at), half_bits(row[1] + at),
+                                          half_bits(row[2] + at), half_bits(row[3] + at),
+                                          half_bits(row[4] + at), half_bits(row[5] + at),
+                                          half_bits(row[6] + at), half_bits(row[7] + at)));
+}
+
+/* DL rows of eight 4-byte groups -> eight columns of DL dwords, each at out + column * stride. */
+INLINE void b32_transpose_store(const b32 r[DL], uint8_t *out, size_t stride) {
+    __m256i a[8], b[8];
+    for (int i = 0; i < 4; i++) {
+        a[2 * i] = _mm256_unpacklo_epi32(r[2 * i], r[2 * i + 1]);
+        a[2 * i + 1] = _mm256_unpackhi_epi32(r[2 * i], r[2 * i + 1]);
+    }
+    for (int i = 0; i < 2; i++) {
+        for (int j = 0; j < 2; j++) {
+            b[4 * i + 2 * j] = _mm256_unpacklo_epi64(a[4 * i + j], a[4 * i + 2 + j]);
+            b[4 * i + 2 * j + 1] = _mm256_unpackhi_epi64(a[4 * i + j], a[4 * i + 2 + j]);
+        }
+    }
+    for (size_t i = 0; i < 4; i++) {
+        __m256i low = _mm256_permute2x128_si256(b[i], b[4 + i], 0x20);
+        __m256i high = _mm256_permute2x128_si256(b[i], b[4 + i], 0x31);
+        _mm256_storeu_si256((void *)(out + i * stride), low);
+        _mm256_storeu_si256((void *)(out + (i + 4) * stride), high);
+    }
+}
+
+INLINE void vec_prefetch(const void *p) {
+    _mm_prefetch(p, _MM_HINT_T0);
+}
+
+#ifndef VEC_AVX512
+/* ---- vi, vf: the prefill tile --------------------------------------------------------------- */
+
+#define NL 8 /* weight rows in a vector */
+#define NR 1 /* vectors in a tile */
+#define MR 4 /* activation rows in a tile: 4 partial and 4 whole sums leave 8 registers */
+
+typedef __m256i vi;
+typedef __m256 vf;
+
+INLINE vi vi_load(const void *p) {
+    return _mm256_loadu_si256(p);
+}
+INLINE vi vi_zero(void) {
+    return _mm256_setzero_si256();
+}
+INLINE vi vi_dup4(const void *p) {
+    int32_t word;
+    memcpy(&word, p, sizeof word);
+    return _mm256_set1_epi32(word);
+}
+INLINE vi vi_sar(vi a, int n) {
+    return _mm256_srai_epi32(a, n);
+}
+INLINE vi vi_add(vi a, vi b) {
+    return _mm256_add_epi32(a, b);
+}
+INLINE vi vi_dot16(vi acc, vi a, vi b) {
+    return _mm256_add_epi32(acc, _mm256_madd_epi16(a, b));
+}
+INLINE vf vf_load(const float *p) {
+    return _mm256_loadu_ps(p);
+}
+INLINE void vf_store(float *p, vf a) {
+    _mm256_storeu_ps(p, a);
+}
+INLINE vf vf_set1(float x) {
+    return _mm256_set1_ps(x);
+}
+INLINE vf vf_zero(void) {
+    return _mm256_setzero_ps();
+}
+INLINE vf vf_mul(vf a, vf b) {
+    return _mm256_mul_ps(a, b);
+}
+INLINE vf vf_madd(vf a, vf b, vf c) {
+    return _mm256_fmadd_ps(a, b, c);
+}
+INLINE vf vf_from_vi(vi a) {
+    return _mm256_cvtepi32_ps(a);
+}
+
+/* vp: a partial sum of at most PART_DOTS(largest weight) dots (0: signed bytes). */
+#ifdef VEC_VNNI
+#define PART_DIRECT        1 /* a partial sum is a plain int32 sum */
+#define PART_DOTS(largest) 8
+/* Dots whose sum still fits in 16 bits can be scaled by one VPDPWSSD instead of VPMULLD and an
+ * addition: four for weights up to 15. */
+#define PART_DOTS_SCALED(largest) ((largest) <= 15 ? 4 : (largest) <= 31 ? 8 : 4)
+INLINE vi vp_dot(vi p, vi w, vi a, int signed_bytes) {
+    (void)signed_bytes;
+    return VEC_DPBUSD(p, w, a);
+}
+INLINE vi vi_add_part(vi acc, vi p) {
+    return _mm256_add_epi32(acc, p);
+}
+INLINE vi vi_add_scaled(vi acc, vi p, vi scale, int largest) {
+    if (largest <= 15) return VEC_DPWSSD(acc, p, scale);
+    /* SCALE_CODE cut the sign off; the shifts bring it back. */
+    __m256i whole = _mm256_srai_epi32(_mm256_slli_epi32(scale, 16), 16);
+    return _mm256_add_epi32(acc, _mm256_mullo_epi32(p, whole));
+}
+#else
+#define PART_DIRECT        0 /* a partial sum is 16-bit pairs */
+#define PART_DOTS(largest) ((largest) == 0 ? 1 : (largest) <= 15 ? 8 : (largest) <= 31 ? 4 : 2)
+#define PART_DOTS_SCALED(largest) ((largest) <= 7 ? 4 : PART_DOTS(largest))
+INLINE vi vp_dot(vi p, vi w, vi a, int signed_bytes) {
+    __m256i pairs = signed_bytes ? _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(a, w))
+                                 : _mm256_maddubs_epi16(w, a);
+    return _mm256_add_epi16(p, pairs);
+}
+INLINE vi vi_add_part(vi acc, vi p) {
+    return _mm256_add_epi32(acc, _mm256_madd_epi16(p, _mm256_set1_epi16(1)));
+}
+INLINE vi vi_add_scaled(vi acc, vi p, vi scale, int largest) {
+    (void)largest;
+    return _mm256_add_epi32(acc, _mm256_madd_epi16(p, scale));
+}
+#endif
+
+/* ---- w16 ------------------------------------------------------------------------------------ */
+
+#define FR 2 /* weight rows and */
+#define FM 3 /* activation rows of the float tile: 12 of 16 registers hold sums */
+#define AQ 2 /* queries and */
+#define AP 2 /* positions of the score tile; AQ queries and AV vectors of the value tile */
+#define AV 2
+
+typedef struct w16 {
+    __m256 a, b;
+} w16;
+
+INLINE w16 w16_zero(void) {
+    return (w16){_mm256_setzero_ps(), _mm256_setzero_ps()};
+}
+INLINE w16 w16_set1(float x) {
+    return (w16){_mm256_set1_ps(x), _mm256_set1_ps(x)};
+}
+INLINE w16 w16_load(const float *p) {
+    return (w16){_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)};
+}
+INLINE void w16_store(float *p, w16 x) {
+    _mm256_storeu_ps(p, x.a);
+    _mm256_storeu_ps(p + 8, x.b);
+}
+#define W16_OP(name, op)                                                                           \
+    INLINE w16 name(w16 x, w16 y) {                                                                \
+        return (w16){op(x.a, y.a), op(x.b, y.b)};                                                  \
+    }
+W16_OP(w16_add, _mm256_add_ps)
+W16_OP(w16_sub, _mm256_sub_ps)
+W16_OP(w16_mul, _mm256_mul_ps)
+W16_OP(w16_div, _mm256_div_ps)
+W16_OP(w16_max, _mm256_max_ps) /* the second operand where either is NaN */
+W16_OP(w16_min, _mm256_min_ps)
+#undef W16_OP
+INLINE w16 w16_madd(w16 x, w16 y, w16 z) {
+    return (w16){_mm256_fmadd_ps(x.a, y.a, z.a), _mm256_fmadd_ps(x.b, y.b, z.b)};
+}
+INLINE w16 w16_abs(w16 x) {
+    __m256 sign = _mm256_set1_ps(-0.0f);
+    return (w16){_mm256_andnot_ps(sign, x.a), _mm256_andnot_ps(sign, x.b)};
+}
+/* value where x >= limit (or NaN), else 0 */
+INLINE w16 w16_zero_below(w16 x, w16 limit, w16 value) {
+    return (w16){_mm256_andnot_ps(_mm256_cmp_ps(x.a, limit.a, _CMP_LT_OQ), value.a),
+                 _mm256_andnot_ps(_mm256_cmp_ps(x.b, limit.b, _CMP_LT_OQ), value.b)};
+}
+/* 2^n for n in the low mantissa bits of x = n + 1.5 * 2^23 */
+INLINE w16 w16_power(w16 x) {
+    __m256i bias = _mm256_set1_epi32(127);
+    __m256i a = _mm256_add_epi32(_mm256_castps_si256(x.a), bias);
+    __m256i b = _mm256_add_epi32(_mm256_castps_si256(x.b), bias);
+    return (w16){_mm256_castsi256_ps(_mm256_slli_epi32(a, 23)),
+                 _mm256_castsi256_ps(_mm256_slli_epi32(b, 23))};
+}
+INLINE w16 w16_halves(const void *p) {
+    const uint8_t *bytes = p;
+    return (w16){_mm256_cvtph_ps(_mm_loadu_si128((const void *)bytes)),
+                 _mm256_cvtph_ps(_mm_loadu_si128((const void *)(bytes + 16)))};
+}
+INLINE void w16_store_halves(void *p, w16 x) {
+    uint8_t *bytes = p;
+    _mm_storeu_si128((void *)bytes, _mm256_cvtps_ph(x.a, _MM_FROUND_TO_NEAREST_INT));
+    _mm_storeu_si128((void *)(bytes + 16), _mm256_cvtps_ph(x.b, _MM_FROUND_TO_NEAREST_INT));
+}
+INLINE w16 w16_bfloats(const void *p) {
+    const uint8_t *bytes = p;
+    __m256i a = _mm256_cvtepu16_epi32(_mm_loadu_si128((const void *)bytes));
+    __m256i b = _mm256_cvtepu16_epi32(_mm_loadu_si128((const void *)(bytes + 16)));
+    return (w16){_mm256_castsi256_ps(_mm256_slli_epi32(a, 16)),
+                 _mm256_castsi256_ps(_mm256_slli_epi32(b, 16))};
+}
+INLINE w16 w16_bytes(const int8_t *p) { /* signed */
+    __m128i x = _mm_loadu_si128((const void *)p);
+    return (w16){_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(x)),
+                 _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128(x, 8)))};
+}
+/* Rounded half to even, saturated to int8. */
+INLINE void w16_store_bytes(int8_t *p, w16 x) {
+    __m256i words = _mm256_packs_epi32(_mm256_cvtps_epi32(x.a), _mm256_cvtps_epi32(x.b));
+    words = _mm256_permute4x64_epi64(words, 0xd8);
+    __m128i bytes =
+        _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
+    _mm_storeu_si128((void *)p, bytes);
+}
+/* Folds by halves, as ref.c's fold16. */
+INLINE __m128 w16_fold_to4(w16 x) {
+    __m256 eight = _mm256_add_ps(x.a, x.b);
+    return _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+}
+INLINE float w16_fold_max(w16 x) {
+    __m256 eight = _mm256_max_ps(x.a, x.b);
+    __m128 m = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+    m = _mm_max_ps(m, _mm_movehl_ps(m, m));
+    return _mm_cvtss_f32(_mm_max_ss(m, _mm_movehdup_ps(m)));
+}
+#endif
+
+#define LP_FOLD_FROM4                                                                              \
+    INLINE float w16_fold(w16 x) {                                                                 \
+        __m128 four = w16_fold_to4(x);                                                             \
+        __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));                                  \
+        return _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps(two, two, 1)));                        \
+    }                                                                                              \
+    /* Four folds at once. */                                                                      \
+    INLINE void w16_fold4(float out[4], w16 a, w16 b, w16 c, w16 d) {                              \
+        __m128 p = w16_fold_to4(a), q = w16_fold_to4(b), r = w16_fold_to4(c), s = w16_fold_to4(d); \
+        __m128 pq = _mm_add_ps(_mm_movelh_ps(p, q), _mm_movehl_ps(q, p));                          \
+        __m128 rs = _mm_add_ps(_mm_movelh_ps(r, s), _mm_movehl_ps(s, r));                          \
+        _mm_storeu_ps(out,                                                                         \
+                      _mm_add_ps(_mm_shuffle_ps(pq, rs, 0x88), _mm_shuffle_ps(pq, rs, 0xdd)));     \
+    }
+
+#ifndef VEC_AVX512
+LP_FOLD_FROM4
+#endif
+
+#endif

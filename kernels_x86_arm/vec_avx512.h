@@ -1,0 +1,163 @@
+/* vec_avx512.h - the vector vocabulary in terms of AVX-512 F, BW, DQ, VL and VNNI.
+ *
+ * Unpacking and decode use 256-bit registers (vec_avx2.h): three vector ports instead of two on
+ * Intel cores, and a 32-block is 256 bits. The prefill tile and the float dots use 512 bits.
+ * SPDX-License-Identifier: Apache-2.0 */
+#ifndef LP_VEC_AVX512_H
+#define LP_VEC_AVX512_H
+
+#define VEC_AVX512
+#define VEC_VNNI
+#define VEC_DPBUSD _mm256_dpbusd_epi32
+#define VEC_DPWSSD _mm256_dpwssd_epi32
+#include "vec_avx2.h"
+
+/* ---- vi, vf: the prefill tile --------------------------------------------------------------- */
+
+#define NL 16
+#define NR 2
+#define MR 6 /* 6 x 2 partial and 6 x 2 whole sums, 2 weights, 1 activation: 27 of 32 registers */
+
+typedef __m512i vi;
+typedef __m512 vf;
+
+INLINE vi vi_load(const void *p) {
+    return _mm512_loadu_si512(p);
+}
+INLINE vi vi_zero(void) {
+    return _mm512_setzero_si512();
+}
+INLINE vi vi_dup4(const void *p) {
+    int32_t word;
+    memcpy(&word, p, sizeof word);
+    return _mm512_set1_epi32(word);
+}
+INLINE vi vi_sar(vi a, int n) {
+    return _mm512_srai_epi32(a, (unsigned)n);
+}
+INLINE vi vi_add(vi a, vi b) {
+    return _mm512_add_epi32(a, b);
+}
+INLINE vi vi_dot16(vi acc, vi a, vi b) {
+    return _mm512_dpwssd_epi32(acc, a, b);
+}
+INLINE vf vf_load(const float *p) {
+    return _mm512_loadu_ps(p);
+}
+INLINE void vf_store(float *p, vf a) {
+    _mm512_storeu_ps(p, a);
+}
+INLINE vf vf_set1(float x) {
+    return _mm512_set1_ps(x);
+}
+INLINE vf vf_zero(void) {
+    return _mm512_setzero_ps();
+}
+INLINE vf vf_mul(vf a, vf b) {
+    return _mm512_mul_ps(a, b);
+}
+INLINE vf vf_madd(vf a, vf b, vf c) {
+    return _mm512_fmadd_ps(a, b, c);
+}
+INLINE vf vf_from_vi(vi a) {
+    return _mm512_cvtepi32_ps(a);
+}
+
+#define PART_DIRECT        1 /* a partial sum is a plain int32 sum */
+#define PART_DOTS(largest) 8
+/* Dots whose sum still fits in 16 bits can be scaled by one VPDPWSSD instead of VPMULLD (two
+ * instructions' worth) and an addition: four for weights up to 15. */
+#define PART_DOTS_SCALED(largest) ((largest) <= 15 ? 4 : (largest) <= 31 ? 8 : 4)
+INLINE vi vp_dot(vi p, vi w, vi a, int signed_bytes) {
+    (void)signed_bytes;
+    return _mm512_dpbusd_epi32(p, w, a);
+}
+INLINE vi vi_add_part(vi acc, vi p) {
+    return _mm512_add_epi32(acc, p);
+}
+INLINE vi vi_add_scaled(vi acc, vi p, vi scale, int largest) {
+    if (largest <= 15) return _mm512_dpwssd_epi32(acc, p, scale);
+    /* SCALE_CODE cut the sign off; the shifts bring it back. */
+    __m512i whole = _mm512_srai_epi32(_mm512_slli_epi32(scale, 16), 16);
+    return _mm512_add_epi32(acc, _mm512_mullo_epi32(p, whole));
+}
+
+/* ---- w16 ------------------------------------------------------------------------------------ */
+
+#define FR 4
+#define FM 6
+#define AQ 4
+#define AP 4
+#define AV 4
+
+typedef __m512 w16;
+
+INLINE w16 w16_zero(void) {
+    return _mm512_setzero_ps();
+}
+INLINE w16 w16_set1(float x) {
+    return _mm512_set1_ps(x);
+}
+INLINE w16 w16_load(const float *p) {
+    return _mm512_loadu_ps(p);
+}
+INLINE void w16_store(float *p, w16 x) {
+    _mm512_storeu_ps(p, x);
+}
+INLINE w16 w16_add(w16 x, w16 y) {
+    return _mm512_add_ps(x, y);
+}
+INLINE w16 w16_sub(w16 x, w16 y) {
+    return _mm512_sub_ps(x, y);
+}
+INLINE w16 w16_mul(w16 x, w16 y) {
+    return _mm512_mul_ps(x, y);
+}
+INLINE w16 w16_div(w16 x, w16 y) {
+    return _mm512_div_ps(x, y);
+}
+INLINE w16 w16_max(w16 x, w16 y) {
+    return _mm512_max_ps(x, y);
+}
+INLINE w16 w16_min(w16 x, w16 y) {
+    return _mm512_min_ps(x, y);
+}
+INLINE w16 w16_madd(w16 x, w16 y, w16 z) {
+    return _mm512_fmadd_ps(x, y, z);
+}
+INLINE w16 w16_abs(w16 x) {
+    return _mm512_abs_ps(x);
+}
+INLINE w16 w16_zero_below(w16 x, w16 limit, w16 value) {
+    return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, limit, _CMP_NLT_UQ), value);
+}
+INLINE w16 w16_power(w16 x) {
+    __m512i biased = _mm512_add_epi32(_mm512_castps_si512(x), _mm512_set1_epi32(127));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(biased, 23));
+}
+INLINE w16 w16_halves(const void *p) {
+    return _mm512_cvtph_ps(_mm256_loadu_si256(p));
+}
+INLINE void w16_store_halves(void *p, w16 x) {
+    _mm256_storeu_si256(p, _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT));
+}
+INLINE w16 w16_bfloats(const void *p) {
+    __m512i words = _mm512_cvtepu16_epi32(_mm256_loadu_si256(p));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(words, 16));
+}
+INLINE w16 w16_bytes(const int8_t *p) {
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const void *)p)));
+}
+INLINE void w16_store_bytes(int8_t *p, w16 x) {
+    _mm_storeu_si128((void *)p, _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(x)));
+}
+INLINE __m128 w16_fold_to4(w16 x) {
+    __m256 eight = _mm256_add_ps(_mm512_castps512_ps256(x), _mm512_extractf32x8_ps(x, 1));
+    return _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+}
+INLINE float w16_fold_max(w16 x) {
+    return _mm512_reduce_max_ps(x);
+}
+LP_FOLD_FROM4
+
+#endif
