@@ -256,7 +256,7 @@ export class App extends Component<{ api: Api }, State> {
       </button>
     );
     return (
-      <header>
+      <header class={this.#chat.turns.length === 0 ? "bare" : ""}>
         <h1 dir="auto">{shown(info?.name ?? "")}</h1>
         <nav aria-label="Chat">
           <button
@@ -339,7 +339,7 @@ export class App extends Component<{ api: Api }, State> {
     const { last } = this.#chat;
     const answer = last?.role === "assistant" && isUnderWay(last) ? last : undefined;
     const speed = answer && answer.speed > 0 ? `${answer.speed.toFixed(1)} tokens/s` : "";
-    return <span class="activity">{answer ? speed : "Answers can be wrong. Check what matters."}</span>;
+    return <span class="activity">{answer ? speed : "Answers can be wrong."}</span>;
   }
 }
 

@@ -11,7 +11,12 @@ interface DialogProps {
 
 function Dialog({ title, onClose, children }: DialogProps): VNode {
   const dialog = useRef<HTMLDialogElement>(null);
-  useEffect(() => dialog.current?.showModal(), []);
+  useEffect(() => {
+    const before = document.activeElement;
+    dialog.current?.showModal();
+    // Removing a dialog loses the focus, where closing it would give it back.
+    return () => (before instanceof HTMLElement ? before.focus() : undefined);
+  }, []);
   return (
     <dialog ref={dialog} aria-labelledby="dialog-title" onClose={onClose}>
       <h2 id="dialog-title">{title}</h2>
