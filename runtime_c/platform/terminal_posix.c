@@ -21,6 +21,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/select.h>
+#include <sys/stat.h>
 #include <termios.h>
 #include <unistd.h>
 
@@ -29,6 +30,11 @@ static volatile sig_atomic_t raw_now;
 
 bool lp_terminal_is(int fd) {
     return isatty(fd) == 1;
+}
+
+bool lp_stdin_is_piped(void) {
+    struct stat info;
+    return fstat(STDIN_FILENO, &info) == 0 && (S_ISFIFO(info.st_mode) || S_ISREG(info.st_mode));
 }
 
 bool lp_terminal_colors(int fd) {

@@ -35,6 +35,12 @@ bool lp_terminal_is(int fd) {
     return handle && GetConsoleMode(handle, &mode) != 0;
 }
 
+bool lp_stdin_is_piped(void) {
+    HANDLE handle = handle_of(0);
+    DWORD type = handle ? GetFileType(handle) : FILE_TYPE_UNKNOWN;
+    return type == FILE_TYPE_PIPE || type == FILE_TYPE_DISK;
+}
+
 static bool has_sequences(int fd) {
     DWORD mode;
     HANDLE handle = handle_of(fd);
