@@ -5,6 +5,7 @@ SPDX-License-Identifier: Apache-2.0
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import random
@@ -71,9 +72,9 @@ ACCEPTED = [
     b"[[]   ]", b'[""]', b"[1,null,1,null]", b"[null, 1, \"1\", {}]", b"[\n1\n,\n2]",
     b'{"a":"b"}', b'{"a":"b","a":"c"}', b'{"a":"b","a":"b"}', b'{"":0}', b'{"a":[]}',
     b'{"foo\\u0000bar": 42}', b'{ "min": -1.0e+28, "max": 1.0e+28 }', b'{"x":{"y":{"z":[{}]}}}',
-    b'{"asd":"sdf", "dfg":"fgh"}', b'{\n"a": "b"\n}',
-    b"[0e+1]", b"[0e1]", b"[ 4]", b"[-0]", b"[-123]", b"[-1]", b"[1E22]", b"[1E-2]", b"[1E+2]",
-    b"[123e45]", b"[123.456e78]", b"[1e-2]", b"[1e+2]", b"[123.456789]", b"[20e1]",
+    b'{"asd":"sdf", "dfg":"fgh"}', b'{\n"a": "b"\n}', b"[0e+1]", b"[0e1]", b"[ 4]", b"[-0]",
+    b"[-123]", b"[-1]", b"[1E22]", b"[1E-2]", b"[1E+2]", b"[123e45]", b"[123.456e78]", b"[1e-2]",
+    b"[1e+2]", b"[123.456789]", b"[20e1]",
     b"[-0.000000000000000000000000000000000000000000000000000000000000000000000000000001]",
     b"[4.9406564584124654e-324]", b"[2.2250738585072011e-308]", b"[1.7976931348623157e308]",
     b"[9007199254740993]", b"[0.1,0.2,0.30000000000000004]", b"[1e-400]",
@@ -83,41 +84,45 @@ ACCEPTED = [
     b'["new\\u00A0line"]', b'["\xf4\x8f\xbf\xbf"]', b'["\xef\xbf\xbf"]', b'["\\u0000"]',
     b'["\\u002c"]', b'["\xcf\x80"]', b'["\xf0\x9b\xbf\xbf"]', b'["asd "]', b'" "', b'["\\u0821"]',
     b'["\\u0123"]', b'["\xe2\x80\xa8"]', b'["\xe2\x80\xa9"]', b'["\\u0061\\u30af\\u30EA\\u30b9"]',
-    b'["new\\u000Aline"]', b'["\x7f"]', b'["\\uA66D"]', b'["\xe2\x8d\x82\xe3\x88\xb4\xe2\x8d\x82"]',
-    b'["\\u005C"]', b'["\\u0022"]', b'["\\u200B"]', b'["\\u2064"]', b'["\\uFDD0"]', b'["\\uFFFE"]',
-    b'["a\x7fa"]', b"[" * DEPTH + b"]" * DEPTH, b'{"a":' * DEPTH + b"1" + b"}" * DEPTH,
-    b"[" + b"1," * 9999 + b"1]", b"[" + b"[]," * 999 + b"{}]", b'["' + b"x" * 100000 + b'"]',
+    b'["new\\u000Aline"]', b'["\x7f"]', b'["\\uA66D"]',
+    b'["\xe2\x8d\x82\xe3\x88\xb4\xe2\x8d\x82"]', b'["\\u005C"]', b'["\\u0022"]', b'["\\u200B"]',
+    b'["\\u2064"]', b'["\\uFDD0"]', b'["\\uFFFE"]', b'["a\x7fa"]', b"[" * DEPTH + b"]" * DEPTH,
+    b'{"a":' * DEPTH + b"1" + b"}" * DEPTH, b"[" + b"1," * 9999 + b"1]",
+    b"[" + b"[]," * 999 + b"{}]", b'["' + b"x" * 100000 + b'"]',
 ]  # fmt: skip
 
 REFUSED = [
     b"", b" ", b"[1 true]", b"[a\xe5]", b'["": 1]', b'[""],', b"[,1]", b"[1,,2]", b'["x",,]',
-    b'["x"]]', b'["",]', b'["x"', b"[x", b"[3[ 4]]", b"[\xff]", b"[1:2]", b"[,]", b"[-]", b"[   , \"\"]",
-    b'["a",\n4\n,1,', b"[1,]", b"[1,,]", b"[*]", b'[""', b"[1,", b"[1,\n1\n,1", b"[{}", b"[fals]",
-    b"[nul]", b"[tru]", b"[++1234]", b"[+1]", b"[+Inf]", b"[-01]", b"[-1.0.]", b"[-2.]", b"[-NaN]",
-    b"[.-1]", b"[.2e-3]", b"[0.1.2]", b"[0.3e+]", b"[0.3e]", b"[0.e1]", b"[0E+]", b"[0E]", b"[0e+]",
-    b"[0e]", b"[1.0e+]", b"[1.0e-]", b"[1.0e]", b"[1 000.0]", b"[1eE2]", b"[2.e+3]", b"[2.e-3]",
-    b"[2.e3]", b"[9.e+]", b"[Inf]", b"[NaN]", b"[\xef\xbc\x91]", b"[1+2]", b"[0x1]", b"[0x42]",
-    b"[Infinity]", b"[0e+-1]", b"[-123.123foo]", b"[123\xe5]", b"[1e1\xe5]", b"[0\xe5]", b"[-Infinity]",
-    b"[-foo]", b"[- 1]", b"[-012]", b"[-.123]", b"[-1x]", b"[1ea]", b"[1e\xe5]", b"[1.]", b"[.123]",
-    b"[1.2a-3]", b"[1.8011670033376514H-308]", b"[012]", b"[1e999]", b"[-1e400]",
-    b'["x", truth]', b"{[: \"x\"}\n", b'{"x", null}', b'{"x"::"b"}', b"{\xf0\x9f\x87\xa8}", b'{"a":"a" 123}',
-    b"{key: 'value'}", b'{"\xb9":"0",}', b'{"a" b}', b'{:"b"}', b'{"a" "b"}', b'{"a":', b'{"a"', b"{1:1}",
-    b"{9999E9999:1}", b"{null:null,null:null}", b'{"id":0,,,,,}', b"{'a':0}", b'{"id":0,}',
-    b'{"a":"b"}/**/', b'{"a":"b"}/**//', b'{"a":"b"}//', b'{"a":"b"}/', b'{"a":"b",,"c":"d"}',
-    b'{a: "b"}', b'{"a":"a', b'{ "foo" : "bar", "a" }', b'{"a":"b"}#', b'"',
-    b'["\\uD800\\"]', b'["\\uD800\\u"]', b'["\\uD800\\u1"]', b'["\\uD800\\u1x"]', b"[\xc3\xa9]",
-    b'["\\x00"]', b'["\\\\\\"]', b'["\\\t"]', b'["\\\xf0\x9f\x8c\x80"]', b'["\\"]', b'["\\u00A"]',
-    b'["\\uD834\\uDd"]', b'["\\uD800\\uD800\\x"]', b'["\\u\xe5"]', b'["\\a"]', b'["\\uqqqq"]',
-    b'["\\\xe5"]', b"[\\u0020\"asd\"]", b"[\\n]", b'"', b"['single quote']", b"abc", b'["\\',
-    b'["a\x00a"]', b'["\x1f"]', b'["new\nline"]', b'["\t"]', b'"\\UA66D"', b'""x',
-    b"<.>", b"[<null>]", b"[1]x", b"[1]]", b'["asd]', b"a\xc3\xa5", b"[True]", b"1]", b'{"x": true,',
-    b"[][]", b"]", b"\xef\xbb\xbf{}", b"\xef\xbb\xbf", b"\xe5", b"[", b'{"":', b"{", b"{]", b"{,",
-    b"{[", b'{"a', b"{'a'", b'["\\{["\\{["\\{["\\{', b"\xe9", b"*", b'{"a":"b"}#{}', b"[\\u000A\"\"]",
-    b'["x"', b"[\x0c]", b"[\xe2\x81\xa0]", b"[\xc2\xa0]", b'{"a":1 true}', b"2@", b"[1}", b"{\"a\":1]",
-    b'["\xff"]', b'["\xc0\xaf"]', b'["\xed\xa0\x80"]', b'["\xf4\x90\x80\x80"]', b'["\xe0\x80\xaf"]',
-    b'["\xfc\x80\x80\x80\x80\x80"]', b'["\x81"]', b'["\xe6\x97\xa5\xd1\x88\xfa"]', b'["\xf0\x9f\x98"]',
-    b'{"a":1}}', b',', b':', b'""""', b'"a" "b"', b"\x00", b"[1]\x00", b"nullx", b"truefalse", b"--1",
-    b"[" * (DEPTH + 1) + b"]" * (DEPTH + 1), b'{"a":' * (DEPTH + 1) + b"1" + b"}" * (DEPTH + 1),
+    b'["x"]]', b'["",]', b'["x"', b"[x", b"[3[ 4]]", b"[\xff]", b"[1:2]", b"[,]", b"[-]",
+    b"[   , \"\"]", b'["a",\n4\n,1,', b"[1,]", b"[1,,]", b"[*]", b'[""', b"[1,", b"[1,\n1\n,1",
+    b"[{}", b"[fals]", b"[nul]", b"[tru]", b"[++1234]", b"[+1]", b"[+Inf]", b"[-01]", b"[-1.0.]",
+    b"[-2.]", b"[-NaN]", b"[.-1]", b"[.2e-3]", b"[0.1.2]", b"[0.3e+]", b"[0.3e]", b"[0.e1]",
+    b"[0E+]", b"[0E]", b"[0e+]", b"[0e]", b"[1.0e+]", b"[1.0e-]", b"[1.0e]", b"[1 000.0]",
+    b"[1eE2]", b"[2.e+3]", b"[2.e-3]", b"[2.e3]", b"[9.e+]", b"[Inf]", b"[NaN]",
+    b"[\xef\xbc\x91]", b"[1+2]", b"[0x1]", b"[0x42]", b"[Infinity]", b"[0e+-1]", b"[-123.123foo]",
+    b"[123\xe5]", b"[1e1\xe5]", b"[0\xe5]", b"[-Infinity]", b"[-foo]", b"[- 1]", b"[-012]",
+    b"[-.123]", b"[-1x]", b"[1ea]", b"[1e\xe5]", b"[1.]", b"[.123]", b"[1.2a-3]",
+    b"[1.8011670033376514H-308]", b"[012]", b"[1e999]", b"[-1e400]", b'["x", truth]',
+    b"{[: \"x\"}\n", b'{"x", null}', b'{"x"::"b"}', b"{\xf0\x9f\x87\xa8}", b'{"a":"a" 123}',
+    b"{key: 'value'}", b'{"\xb9":"0",}', b'{"a" b}', b'{:"b"}', b'{"a" "b"}', b'{"a":', b'{"a"',
+    b"{1:1}", b"{9999E9999:1}", b"{null:null,null:null}", b'{"id":0,,,,,}', b"{'a':0}",
+    b'{"id":0,}', b'{"a":"b"}/**/', b'{"a":"b"}/**//', b'{"a":"b"}//', b'{"a":"b"}/',
+    b'{"a":"b",,"c":"d"}', b'{a: "b"}', b'{"a":"a', b'{ "foo" : "bar", "a" }', b'{"a":"b"}#',
+    b'"', b'["\\uD800\\"]', b'["\\uD800\\u"]', b'["\\uD800\\u1"]', b'["\\uD800\\u1x"]',
+    b"[\xc3\xa9]", b'["\\x00"]', b'["\\\\\\"]', b'["\\\t"]', b'["\\\xf0\x9f\x8c\x80"]', b'["\\"]',
+    b'["\\u00A"]', b'["\\uD834\\uDd"]', b'["\\uD800\\uD800\\x"]', b'["\\u\xe5"]', b'["\\a"]',
+    b'["\\uqqqq"]', b'["\\\xe5"]', b"[\\u0020\"asd\"]", b"[\\n]", b'"', b"['single quote']",
+    b"abc", b'["\\', b'["a\x00a"]', b'["\x1f"]', b'["new\nline"]', b'["\t"]', b'"\\UA66D"',
+    b'""x', b"<.>", b"[<null>]", b"[1]x", b"[1]]", b'["asd]', b"a\xc3\xa5", b"[True]", b"1]",
+    b'{"x": true,', b"[][]", b"]", b"\xef\xbb\xbf{}", b"\xef\xbb\xbf", b"\xe5", b"[", b'{"":',
+    b"{", b"{]", b"{,", b"{[", b'{"a', b"{'a'", b'["\\{["\\{["\\{["\\{', b"\xe9", b"*",
+    b'{"a":"b"}#{}', b"[\\u000A\"\"]", b'["x"', b"[\x0c]", b"[\xe2\x81\xa0]", b"[\xc2\xa0]",
+    b'{"a":1 true}', b"2@", b"[1}", b"{\"a\":1]", b'["\xff"]', b'["\xc0\xaf"]',
+    b'["\xed\xa0\x80"]', b'["\xf4\x90\x80\x80"]', b'["\xe0\x80\xaf"]',
+    b'["\xfc\x80\x80\x80\x80\x80"]', b'["\x81"]', b'["\xe6\x97\xa5\xd1\x88\xfa"]',
+    b'["\xf0\x9f\x98"]', b'{"a":1}}', b',', b':', b'""""', b'"a" "b"', b"\x00", b"[1]\x00",
+    b"nullx", b"truefalse", b"--1", b"[" * (DEPTH + 1) + b"]" * (DEPTH + 1),
+    b'{"a":' * (DEPTH + 1) + b"1" + b"}" * (DEPTH + 1),
 ]  # fmt: skip
 
 
@@ -156,7 +161,7 @@ def test_choices_the_standard_leaves_open(parse: Parse, data: bytes, expected: A
     assert parse(data) == expected
 
 
-@pytest.mark.parametrize("data", [b"[" * 1_000_000, b'{"a":' * 1_000_000, b"[{\"a\":" * 500_000])
+@pytest.mark.parametrize("data", [b"[" * 1_000_000, b'{"a":' * 1_000_000, b'[{"a":' * 500_000])
 def test_deep_nesting_is_refused_without_memory(
     lib: Any, ffi: Any, parse: Parse, data: bytes
 ) -> None:
@@ -187,10 +192,8 @@ def test_memory_is_a_small_multiple_of_the_text(
 ) -> None:
     live = lib.lp_alloc_live()
     lib.lp_alloc_peak_reset()
-    try:
+    with contextlib.suppress(Refused):
         parse(data)
-    except Refused:
-        pass
     assert lib.lp_alloc_peak() - live <= 8 * len(data) + 256
     assert lib.lp_alloc_live() == live
 
@@ -295,14 +298,18 @@ def written(lib: Any, ffi: Any, c_text: Any, write: Callable[[Any], None]) -> by
     return data
 
 
+def number_text(lib: Any, ffi: Any, c_text: Any, number: float) -> str:
+    return written(lib, ffi, c_text, lambda buf: lib.lp_json_add_number(buf, number)).decode()
+
+
 def test_numbers_written_read_back_exactly_and_shortest(lib: Any, ffi: Any, c_text: Any) -> None:
     rng = random.Random(3)
-    numbers = [0.0, -0.0, 1.0, -1.0, 0.1, 1 / 3, 5e-324, 1.7976931348623157e308, 2.0**53, 1e22, 1e23,
-               123456789.0, 1e15, 100.0, 1e-7, 4.35, 2.2250738585072014e-308]  # fmt: skip
+    numbers = [0.0, -0.0, 1.0, -1.0, 0.1, 1 / 3, 5e-324, 1.7976931348623157e308, 2.0**53, 1e22,
+               1e23, 123456789.0, 1e15, 100.0, 1e-7, 4.35, 2.2250738585072014e-308]  # fmt: skip
     numbers += [struct.unpack("<d", rng.randbytes(8))[0] for _ in range(2000)]
     numbers += [round(rng.random(), 4) for _ in range(200)]
     for number in numbers:
-        text = written(lib, ffi, c_text, lambda buf, n=number: lib.lp_json_add_number(buf, n)).decode()
+        text = number_text(lib, ffi, c_text, number)
         if not math.isfinite(number):
             assert text == "null"
             continue
@@ -311,9 +318,9 @@ def test_numbers_written_read_back_exactly_and_shortest(lib: Any, ffi: Any, c_te
         digits = len(text.lower().split("e")[0].replace(".", "").strip("-0"))
         best = len(repr(number).lower().split("e")[0].replace(".", "").strip("-0"))
         assert digits <= best, (text, repr(number))
-    assert written(lib, ffi, c_text, lambda buf: lib.lp_json_add_number(buf, 100000.0)) == b"100000"
+    assert number_text(lib, ffi, c_text, 100000.0) == "100000"
     for number in (math.nan, math.inf, -math.inf):
-        text = written(lib, ffi, c_text, lambda buf, n=number: lib.lp_json_add_number(buf, n)).decode()
+        text = number_text(lib, ffi, c_text, number)
         assert text == "null"
 
 
