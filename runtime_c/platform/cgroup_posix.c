@@ -6,7 +6,7 @@
  * in active use (inactive_file) counts as available: the kernel drops it before it refuses memory,
  * and the weights of a model are exactly such pages.
  * SPDX-License-Identifier: Apache-2.0 */
-#if defined(__linux__)
+#if defined(__linux__) && !defined(_GNU_SOURCE)
 #define _GNU_SOURCE
 #endif
 

@@ -6,7 +6,7 @@
  * SPDX-License-Identifier: Apache-2.0 */
 #if defined(__APPLE__)
 #define _DARWIN_C_SOURCE
-#elif defined(__linux__)
+#elif defined(__linux__) && !defined(_GNU_SOURCE)
 #define _GNU_SOURCE
 #endif
 
