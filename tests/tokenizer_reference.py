@@ -158,7 +158,8 @@ def _added(tables: Tables, text: str) -> Any:
     from tokenizers import AddedToken
 
     # What Phi-3's tokenizer_config.json says of its tokens; a GGUF cannot say it.
-    strips = "phi3" in tables.name.lower().replace("-", "") and text not in ("<unk>", "<s>", "<|endoftext|>")
+    phi3 = "phi3" in tables.name.lower().replace("-", "")
+    strips = phi3 and text not in ("<unk>", "<s>", "<|endoftext|>")
     return AddedToken(text, normalized=False, rstrip=strips)
 
 

@@ -116,8 +116,7 @@ lp_str lp_text_table_text(const lp_text_table *table, uint32_t index) {
 }
 
 /* The slot that holds `text`, or the empty one where it belongs. The table is never full. */
-static uint32_t *slot_of(const lp_text_table *table, lp_str text, uint32_t *tag) {
-    uint64_t hash = hash_of(table->seed, text);
+static uint32_t *slot_of(const lp_text_table *table, lp_str text, uint64_t hash, uint32_t *tag) {
     uint32_t index_mask = (1u << table->index_bits) - 1;
     *tag = (uint32_t)(hash >> 32) & ~index_mask;
     uint32_t at = (uint32_t)hash & table->mask;
@@ -130,21 +129,32 @@ static uint32_t *slot_of(const lp_text_table *table, lp_str text, uint32_t *tag)
     return &table->slots[at];
 }
 
-bool lp_text_table_add(lp_text_table *table, uint32_t index) {
+static void add(lp_text_table *table, uint32_t index, uint64_t hash) {
     lp_str text = lp_text_table_text(table, index);
-    if (text.len == 0) return false;
+    if (text.len == 0) return;
     uint32_t tag = 0;
-    uint32_t *slot = slot_of(table, text, &tag);
-    if (*slot != 0) return false;
+    uint32_t *slot = slot_of(table, text, hash, &tag);
+    if (*slot != 0) return;
     *slot = tag | (index + 1);
     if (text.len > table->longest) table->longest = text.len;
-    return true;
+}
+
+void lp_text_table_add(lp_text_table *table, const uint32_t *indices, size_t n) {
+    uint64_t hashes[LP_TEXT_TABLE_BATCH];
+    for (size_t done = 0; done < n; done += LP_TEXT_TABLE_BATCH) {
+        size_t batch = n - done < LP_TEXT_TABLE_BATCH ? n - done : LP_TEXT_TABLE_BATCH;
+        for (size_t i = 0; i < batch; i++) {
+            hashes[i] = hash_of(table->seed, lp_text_table_text(table, indices[done + i]));
+            __builtin_prefetch(&table->slots[(uint32_t)hashes[i] & table->mask], 1);
+        }
+        for (size_t i = 0; i < batch; i++) add(table, indices[done + i], hashes[i]);
+    }
 }
 
 int64_t lp_text_table_find(const lp_text_table *table, lp_str text) {
     if (text.len == 0 || text.len > table->longest) return -1;
     uint32_t tag = 0;
-    uint32_t slot = *slot_of(table, text, &tag);
+    uint32_t slot = *slot_of(table, text, hash_of(table->seed, text), &tag);
     if (slot == 0) return -1;
     return (int64_t)(slot & ((1u << table->index_bits) - 1)) - 1;
 }

@@ -27,9 +27,10 @@ lp_code lp_text_table_open(lp_text_table *table, const lp_gguf_kv *strings, size
 void lp_text_table_close(lp_text_table *table);
 
 lp_str lp_text_table_text(const lp_text_table *table, uint32_t index);
-/* Makes string `index` findable. Of equal strings the first one added is found; empty ones never.
- * False if it was there already. */
-bool lp_text_table_add(lp_text_table *table, uint32_t index);
+/* Makes these strings findable, in this order: of equal ones the first is found; empty ones never
+ * are. Quickest in batches, since a large table's slots are far from the processor. */
+enum { LP_TEXT_TABLE_BATCH = 64 };
+void lp_text_table_add(lp_text_table *table, const uint32_t *indices, size_t n);
 /* Index of the string, or -1. */
 int64_t lp_text_table_find(const lp_text_table *table, lp_str text);
 

@@ -101,16 +101,25 @@ static lp_code read_ids(lp_vocab *vocab, const lp_gguf *gguf, lp_error *err) {
     return lp_gguf_get_bool(gguf, KEY("add_eos_token"), &vocab->add_eos, err);
 }
 
-static void index_ordinary(lp_vocab *vocab) {
-    for (uint32_t i = 0; i < vocab->tokens.count; i++) {
-        if (lp_vocab_is_ordinary(vocab, (int32_t)i)) (void)lp_text_table_add(&vocab->tokens, i);
+/* Makes strings findable: those of ordinary tokens, or all where no vocabulary is given. */
+static void index_texts(lp_text_table *table, const lp_vocab *ordinary) {
+    uint32_t batch[LP_TEXT_TABLE_BATCH];
+    size_t n = 0;
+    for (uint32_t i = 0; i < table->count; i++) {
+        if (ordinary != NULL && !lp_vocab_is_ordinary(ordinary, (int32_t)i)) continue;
+        batch[n++] = i;
+        if (n == LP_TEXT_TABLE_BATCH) {
+            lp_text_table_add(table, batch, n);
+            n = 0;
+        }
     }
+    lp_text_table_add(table, batch, n);
 }
 
 static lp_code open_bpe(lp_vocab *vocab, const lp_gguf *gguf, lp_error *err) {
     LP_TRY(open_texts(&vocab->merges, gguf, "tokenizer.ggml.merges", 2 * LP_TOKEN_LONGEST, err));
     /* A merge without a space, or of pieces that no token has, is never asked for. */
-    for (uint32_t i = 0; i < vocab->merges.count; i++) (void)lp_text_table_add(&vocab->merges, i);
+    index_texts(&vocab->merges, NULL);
     for (int b = 0; b < 256; b++) {
         char text[4];
         size_t len = lp_bpe_encode_byte((uint8_t)b, text);
@@ -156,7 +165,7 @@ static lp_code fill(lp_vocab *vocab, const lp_gguf *gguf, lp_error *err) {
     LP_TRY(read_ids(vocab, gguf, err));
     LP_TRY(lp_vocab_mark_ends(vocab, gguf, err));
     LP_TRY(lp_vocab_sort_specials(vocab, err));
-    index_ordinary(vocab);
+    index_texts(&vocab->tokens, vocab);
     return vocab->kind == LP_VOCAB_BPE ? open_bpe(vocab, gguf, err) : open_spm(vocab, gguf, err);
 }
 
