@@ -128,7 +128,10 @@ class _Verifier:
         self._runtime_size = number(runtime, "size")
         if self._runtime_size > self._total:
             raise self._fail("the runtime is larger than the file")
-        for span in [*runtime.get("skip", []), [self._runtime_size, 0]]:
+        skip = runtime.get("skip", [])
+        if not isinstance(skip, list):
+            raise self._fail("the manifest's ranges of the runtime make no sense")
+        for span in [*skip, [self._runtime_size, 0]]:
             if not _is_span(span) or span[0] < at or sum(span) > self._runtime_size:
                 raise self._fail("the manifest's ranges of the runtime make no sense")
             for piece in self._read(at, span[0] - at):

@@ -1,0 +1,180 @@
+"""Every target compiles without a warning, is made for the machine it names, and starts.
+
+SPDX-License-Identifier: Apache-2.0
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import llamapack
+import pytest
+from llamapack import build, payload, plan, toolchain
+from llamapack.targets import TARGETS, Target, find_target
+
+if TYPE_CHECKING:
+    import lief
+
+# zig's libc is compiled at the first link of a target, which takes minutes on a slow machine.
+pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
+
+names = pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.name)
+
+
+@pytest.fixture(scope="module")
+def runtimes(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    folder = tmp_path_factory.mktemp("runtimes")
+
+    def make(name: str) -> Path:
+        target = find_target(name)
+        path = folder / f"runtime-{name}{target.suffix}"
+        if not path.exists():
+            path.write_bytes(toolchain.build_runtime(target))
+            path.chmod(0o755)
+        return path
+
+    return make
+
+
+@names
+def test_compiles_without_warnings(target: Target) -> None:
+    """-Wall -Wextra -Wconversion -Wsign-conversion -Werror."""
+    tree = toolchain.find_tree()
+    sources = toolchain.sources_for(tree, target.arch, windows=target.windows)
+    toolchain.compile_all(tree, sources, toolchain.runtime_flags(target, werror=True))
+
+
+@names
+def test_is_what_it_says(target: Target, runtimes: Callable[[str], Path]) -> None:
+    import lief
+
+    data = runtimes(target.name).read_bytes()
+    parsed = lief.parse(list(data))
+    machine = {"x86_64": "x86_64", "aarch64": "ARM64"}[target.arch]
+    if target.format == "elf":
+        assert isinstance(parsed, lief.ELF.Binary)
+        assert parsed.header.machine_type.name in (machine, machine.replace("ARM64", "AARCH64"))
+        assert not parsed.libraries  # static: no library of the system is needed
+        assert not parsed.has_interpreter
+        assert parsed.is_pie
+        check_elf_protections(parsed)
+    elif target.format == "pe":
+        assert isinstance(parsed, lief.PE.Binary)
+        assert parsed.header.machine.name == "AMD64"
+        assert parsed.is_pie
+        assert parsed.has_nx
+    else:
+        assert isinstance(parsed, lief.MachO.Binary)
+        assert parsed.header.cpu_type.name == machine
+        assert parsed.is_pie
+        assert parsed.has_code_signature  # Apple silicon starts nothing unsigned
+        assert list(parsed.build_version.minos)[:2] == [11, 0]
+
+
+def check_elf_protections(parsed: lief.ELF.Binary) -> None:
+    import lief
+
+    flags = {segment.type: int(segment.flags) for segment in parsed.segments}
+    writable, executable = 2, 1
+    for segment in parsed.segments:
+        assert int(segment.flags) & (writable | executable) != writable | executable
+    assert flags[lief.ELF.Segment.TYPE.GNU_STACK] & executable == 0
+    assert lief.ELF.Segment.TYPE.GNU_RELRO in flags
+    assert not list(parsed.symtab_symbols)
+
+
+@names
+def test_no_path_of_this_machine_gets_in(target: Target, runtimes: Callable[[str], Path]) -> None:
+    data = runtimes(target.name).read_bytes()
+    tree = toolchain.find_tree()
+    for path in (tree.root, toolchain.cache_dir(), Path.home()):
+        if len(str(path)) > 5:
+            assert str(path).encode() not in data
+
+
+def test_linking_again_gives_the_same_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another checkout, another working directory, another cache of objects: one result."""
+    target = find_target("windows-x86_64")
+    tree = toolchain.find_tree()
+    expected = toolchain.build_runtime(target)
+    zig = toolchain.cache_dir() / "zig"
+    other = tmp_path / "other cache"
+    other.mkdir()
+    (other / "zig").symlink_to(zig)
+    (tmp_path / "copy").mkdir()
+    for name in ("runtime_c", "kernels_x86_arm"):
+        (tmp_path / "copy" / name).symlink_to(tree.root / name)
+    moved = toolchain.Tree(tmp_path / "copy", tree.generated, checkout=True)
+    monkeypatch.setenv("LLAMAPACK_CACHE", str(other))
+    monkeypatch.setattr(toolchain, "find_tree", lambda: moved)
+    assert toolchain.build_runtime(target) == expected
+
+
+def packed(name: str, model: Path, folder: Path) -> Path:
+    made = build.build(plan.make_plan(str(model), folder / "chat", [name]))
+    path = made[0].path
+    payload.verify(payload.open_payload(path))
+    return path
+
+
+def check_starts(command: list[str], program: Path) -> None:
+    done = run([*command, str(program), "--version"])
+    assert llamapack.__version__ in done.stdout
+    done = run([*command, str(program), "--frobnicate"], code=None)
+    assert done.returncode != 0
+    assert "--frobnicate" in done.stderr
+
+
+def check_answers(command: list[str], program: Path) -> None:
+    check_starts(command, program)
+    done = run([*command, str(program), "info"])
+    assert "llama" in done.stdout
+    done = run(
+        [*command, str(program), "-p", "What is the capital of France?", "--temp", "0", "-n", "8"]
+    )
+    assert "Paris" in done.stdout
+
+
+def run(command: list[str], code: int | None = 0) -> subprocess.CompletedProcess[str]:
+    environment = {
+        **os.environ,
+        "WINEDEBUG": "-all",
+        "WINEPREFIX": os.environ.get("WINEPREFIX", ""),
+    }
+    if not environment["WINEPREFIX"]:
+        del environment["WINEPREFIX"]
+    done = subprocess.run(
+        command,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        encoding="utf-8",
+        errors="replace",
+        timeout=600,
+        check=False,
+    )
+    assert code is None or done.returncode == code, done.stderr
+    return done
+
+
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="this machine is no x86-64")
+def test_linux_answers(smollm2: Path, tmp_path: Path) -> None:
+    check_answers([], packed("linux-x86_64", smollm2, tmp_path))
+
+
+@pytest.mark.wine
+def test_windows_answers_under_wine(
+    smollm2: Path, tmp_path: Path, tool: Callable[[str], str]
+) -> None:
+    check_answers([tool("wine")], packed("windows-x86_64", smollm2, tmp_path))
+
+
+@pytest.mark.qemu
+def test_arm_answers_under_qemu(smollm2: Path, tmp_path: Path, tool: Callable[[str], str]) -> None:
+    check_answers([tool("qemu"), "-cpu", "max"], packed("linux-aarch64", smollm2, tmp_path))
