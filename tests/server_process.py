@@ -55,7 +55,8 @@ class Server:
         )
         self.lines: list[str] = []
         self.found: queue.Queue[str] = queue.Queue()
-        threading.Thread(target=self._read_lines, daemon=True).start()
+        self.reader = threading.Thread(target=self._read_lines, daemon=True)
+        self.reader.start()
         self.url = self._wait_for_url().rstrip("/")
         self.port = int(self.url.rsplit(":", 1)[1])
         self.host = f"127.0.0.1:{self.port}"
@@ -90,7 +91,11 @@ class Server:
         except subprocess.TimeoutExpired:
             self.process.kill()
             raise
-        return time.monotonic() - begin
+        seconds = time.monotonic() - begin
+        self.reader.join(timeout=20)  # the pipe has ended with the process
+        if self.process.stderr:
+            self.process.stderr.close()
+        return seconds
 
     # --- asking -----------------------------------------------------------------------------
 

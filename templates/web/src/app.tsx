@@ -51,6 +51,7 @@ export class App extends Component<{ api: Api }, State> {
   readonly #scroller = createRef<HTMLElement>();
   #changes = 0; // of the conversation
   #drawing = false; // a frame is asked for, or one was drawn just now
+  #leaving = false;
   #timer: ReturnType<typeof setTimeout> | undefined;
 
   override componentDidMount(): void {
@@ -61,6 +62,7 @@ export class App extends Component<{ api: Api }, State> {
     document.addEventListener("keydown", this.#onKeyDown);
     document.addEventListener("visibilitychange", this.#keep);
     window.addEventListener("pagehide", this.#keep);
+    window.addEventListener("beforeunload", this.#keepAndHold);
     void this.#connect();
   }
 
@@ -109,9 +111,19 @@ export class App extends Component<{ api: Api }, State> {
 
   readonly #keep = (): void => {
     const { info, draft, screen } = this.state;
-    if (!info || screen !== "chat") return;
+    if (!info || screen !== "chat" || this.#leaving) return;
     const { turns, system } = this.#chat;
     keepChat({ instance: info.instance, turns, system, draft });
+  };
+
+  /**
+   * A page that is left loses its connection before it is told to hide. What is kept is how things
+   * stood before, not an answer that seems to have failed.
+   */
+  readonly #keepAndHold = (): void => {
+    this.#keep();
+    this.#leaving = true;
+    setTimeout(() => (this.#leaving = false), 1000); // it was only a mail link
   };
 
   readonly #onKey = (key: string): void => {
