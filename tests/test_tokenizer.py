@@ -6,6 +6,8 @@ SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
 import random
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -395,3 +397,56 @@ def test_special_tokens_print_only_on_request(opened: Callable[[str], Vocabulary
     assert v.detokenize(ids) == b"user\nhi"
     assert v.detokenize(ids, special=True) == b"<|im_start|>user\nhi<|im_end|>"
     assert v.detokenize([-1, 10**9, *ids], special=True) == b"<|im_start|>user\nhi<|im_end|>"
+
+
+# --- cost --------------------------------------------------------------------------------------
+
+RUNS = [
+    "a",
+    "A",
+    "7",
+    " ",
+    "\n",
+    "\t",
+    "\r\n",
+    ".",
+    "'",
+    "<",
+    "中",
+    "\u0301",
+    "😀",
+    "👩\u200d",
+    "\0",
+]
+RUNS += [" a", "aB1 .\n", "ab" * 40 + " ", SPACE, "\u3000"]
+
+
+@pytest.mark.parametrize("name", ["smollm2", "gemma3"])
+def test_time_is_linear_in_runs(name: str, opened: Callable[[str], Vocabulary]) -> None:
+    """Eight times the text may take 24 times as long, where a quadratic step would take 64 times.
+
+    Processor time, the better of two runs, in a thread with a small stack."""
+    slow = []
+
+    def seconds(text: bytes) -> float:
+        best = float("inf")
+        for _ in range(2):
+            begin = time.thread_time()
+            opened(name).tokenize(text)
+            best = min(best, time.thread_time() - begin)
+        return best
+
+    def measure() -> None:
+        for run in RUNS:
+            raw = run.encode()
+            short, long = (seconds(raw * (size // len(raw))) for size in (1 << 16, 1 << 19))
+            if long > 24 * max(short, 0.002):
+                slow.append((run, short, long))
+
+    opened(name)
+    before = threading.stack_size(256 * 1024)
+    thread = threading.Thread(target=measure)
+    thread.start()
+    thread.join()
+    threading.stack_size(before)
+    assert slow == []

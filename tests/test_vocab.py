@@ -5,6 +5,7 @@ SPDX-License-Identifier: Apache-2.0
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -404,3 +405,26 @@ def test_strings_over_the_end_are_refused_before(vocab: Open, ffi: Any, lib: Any
         v = Vocabulary(ffi, lib, raw[:end])
         assert v.code != 0
         v.close()
+
+
+@pytest.mark.parametrize("kind", ["spm", "bpe"])
+def test_mutated_files(ffi: Any, lib: Any, kind: str) -> None:
+    """A damaged table either fails to open or tokenizes and prints without harm."""
+    keys = spm_keys(SPM[:3] + SPM[-40:]) if kind == "spm" else bpe([("<|im_end|>", CONTROL)])
+    original = gguf_bytes({**keys, "tokenizer.ggml.eot_token_id": u32(2)})
+    rng = random.Random(kind)
+    usable = 0
+    for _ in range(1500):
+        raw = bytearray(original)
+        for _ in range(rng.randrange(1, 6)):
+            at = rng.randrange(len(raw))
+            raw[at] = rng.choice((0, 1, 0x7F, 0x80, 0xFF, raw[at] ^ (1 << rng.randrange(8))))
+        v = Vocabulary(ffi, lib, bytes(raw))
+        if v.code == 0:
+            usable += 1
+            ids = v.tokenize("ab hi<|im_end|></s> \xff\n", [(3, 18)], add_special=True)
+            assert all(0 <= i < v.size for i in ids)
+            v.detokenize([*ids, *range(v.size)], special=True)
+            v.ends()
+        v.close()
+    assert usable > 100

@@ -8,13 +8,14 @@
 #include "base/text.h"
 #include "model/gguf.h"
 
-typedef enum lp_token_attr { /* tokenizer.ggml.token_type */
-                             LP_TOKEN_NORMAL = 1,
-                             LP_TOKEN_UNKNOWN = 2,
-                             LP_TOKEN_CONTROL = 3,
-                             LP_TOKEN_USER_DEFINED = 4,
-                             LP_TOKEN_UNUSED = 5,
-                             LP_TOKEN_BYTE = 6
+/* tokenizer.ggml.token_type */
+typedef enum lp_token_attr {
+    LP_TOKEN_NORMAL = 1,
+    LP_TOKEN_UNKNOWN = 2,
+    LP_TOKEN_CONTROL = 3,
+    LP_TOKEN_USER_DEFINED = 4,
+    LP_TOKEN_UNUSED = 5,
+    LP_TOKEN_BYTE = 6
 } lp_token_attr;
 
 typedef enum lp_vocab_kind { LP_VOCAB_BPE, LP_VOCAB_SPM } lp_vocab_kind;
@@ -61,13 +62,14 @@ typedef struct lp_span {
  * adjacent ones merged); user-defined tokens match everywhere. Ordinary text is split across span
  * borders as if there were none. add_special: BOS/EOS as the file asks (a BOS the text already
  * begins with inside a trusted span is not doubled). Ill-formed UTF-8 counts as U+FFFD when
- * splitting. Linear in the text's length, no recursion. Appends to ids.
- * Errors: LP_ERR_MEMORY, LP_ERR_LIMIT. */
+ * splitting; its bytes stay. O(n log n) at worst, no recursion; memory up to 30 bytes per byte of
+ * the longest word. Appends to ids.
+ * Errors: LP_ERR_MEMORY, LP_ERR_LIMIT (ids->limit), LP_ERR_ARGUMENT (spans out of order). */
 lp_code lp_tokenize(const lp_vocab *vocab, lp_str text, const lp_span *trusted, size_t n_trusted,
                     bool add_special, lp_ids *ids, lp_error *err) LP_MUST_USE;
 
 /* Ids to text, as llama.cpp's detokenize of a whole text without clean-up: SPM drops the one
- * leading space that add_space_prefix put there. */
+ * leading space that add_space_prefix put there, also after a BOS that prints nothing. */
 void lp_detokenize(const lp_vocab *vocab, const int32_t *ids, size_t n, bool special, lp_buf *out);
 
 #endif
