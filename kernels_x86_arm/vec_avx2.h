@@ -260,14 +260,21 @@ INLINE vf vf_from_vi(vi a) {
 /* Dots whose sum still fits in 16 bits can be scaled by one VPDPWSSD instead of VPMULLD and an
  * addition: four for weights up to 15. */
 #define PART_DOTS_SCALED(largest) ((largest) <= 15 ? 4 : (largest) <= 31 ? 8 : 4)
-INLINE vi vp_dot(vi p, vi w, vi a, int signed_bytes) {
+typedef vi vp;
+INLINE vp vp_zero(void) {
+    return vi_zero();
+}
+INLINE vi vi_dot(vi p, vi w, vi a, int signed_bytes) {
     (void)signed_bytes;
     return VEC_DPBUSD(p, w, a);
 }
-INLINE vi vi_add_part(vi acc, vi p) {
+INLINE vp vp_dot(vp p, vi w, vi a, int signed_bytes) {
+    return vi_dot(p, w, a, signed_bytes);
+}
+INLINE vi vi_add_part(vi acc, vp p) {
     return _mm256_add_epi32(acc, p);
 }
-INLINE vi vi_add_scaled(vi acc, vi p, vi scale, int largest) {
+INLINE vi vi_add_scaled(vi acc, vp p, vi scale, int largest) {
     if (largest <= 15) return VEC_DPWSSD(acc, p, scale);
     /* SCALE_CODE cut the sign off; the shifts bring it back. */
     __m256i whole = _mm256_srai_epi32(_mm256_slli_epi32(scale, 16), 16);
@@ -277,17 +284,24 @@ INLINE vi vi_add_scaled(vi acc, vi p, vi scale, int largest) {
 #define PART_DIRECT        0 /* a partial sum is 16-bit pairs */
 #define PART_DOTS(largest) ((largest) == 0 ? 1 : (largest) <= 15 ? 8 : (largest) <= 31 ? 4 : 2)
 #define PART_DOTS_SCALED(largest) ((largest) <= 7 ? 4 : PART_DOTS(largest))
-INLINE vi vp_dot(vi p, vi w, vi a, int signed_bytes) {
+typedef __m256i vp;
+INLINE vp vp_zero(void) {
+    return _mm256_setzero_si256();
+}
+INLINE vp vp_dot(vp p, vi w, vi a, int signed_bytes) {
     __m256i pairs = signed_bytes ? _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(a, w))
                                  : _mm256_maddubs_epi16(w, a);
     return _mm256_add_epi16(p, pairs);
 }
-INLINE vi vi_add_part(vi acc, vi p) {
+INLINE vi vi_add_part(vi acc, vp p) {
     return _mm256_add_epi32(acc, _mm256_madd_epi16(p, _mm256_set1_epi16(1)));
 }
-INLINE vi vi_add_scaled(vi acc, vi p, vi scale, int largest) {
+INLINE vi vi_add_scaled(vi acc, vp p, vi scale, int largest) {
     (void)largest;
     return _mm256_add_epi32(acc, _mm256_madd_epi16(p, scale));
+}
+INLINE vi vi_dot(vi acc, vi w, vi a, int signed_bytes) {
+    return vi_add_part(acc, vp_dot(vp_zero(), w, a, signed_bytes));
 }
 #endif
 

@@ -68,14 +68,21 @@ INLINE vf vf_from_vi(vi a) {
 /* Dots whose sum still fits in 16 bits can be scaled by one VPDPWSSD instead of VPMULLD (two
  * instructions' worth) and an addition: four for weights up to 15. */
 #define PART_DOTS_SCALED(largest) ((largest) <= 15 ? 4 : (largest) <= 31 ? 8 : 4)
-INLINE vi vp_dot(vi p, vi w, vi a, int signed_bytes) {
+typedef vi vp;
+INLINE vp vp_zero(void) {
+    return vi_zero();
+}
+INLINE vi vi_dot(vi p, vi w, vi a, int signed_bytes) {
     (void)signed_bytes;
     return _mm512_dpbusd_epi32(p, w, a);
 }
-INLINE vi vi_add_part(vi acc, vi p) {
+INLINE vp vp_dot(vp p, vi w, vi a, int signed_bytes) {
+    return vi_dot(p, w, a, signed_bytes);
+}
+INLINE vi vi_add_part(vi acc, vp p) {
     return _mm512_add_epi32(acc, p);
 }
-INLINE vi vi_add_scaled(vi acc, vi p, vi scale, int largest) {
+INLINE vi vi_add_scaled(vi acc, vp p, vi scale, int largest) {
     if (largest <= 15) return _mm512_dpwssd_epi32(acc, p, scale);
     /* SCALE_CODE cut the sign off; the shifts bring it back. */
     __m512i whole = _mm512_srai_epi32(_mm512_slli_epi32(scale, 16), 16);

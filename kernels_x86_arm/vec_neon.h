@@ -1,0 +1,354 @@
+/* vec_neon.h - the vector vocabulary in terms of AArch64 Advanced SIMD, with SDOT where the level
+ * has it (dotprod, i8mm). The families are described in vec_avx2.h.
+ *
+ * Weights are signed. Without SDOT, SMULL and SMLAL give 16-bit products, two of which fit in a
+ * lane (2 * 128 * 127 = 32512) before they are added in pairs to 32 bits. SPDX-License-Identifier:
+ * Apache-2.0 */
+#ifndef LP_VEC_NEON_H
+#define LP_VEC_NEON_H
+
+#include <arm_neon.h>
+#include <string.h>
+
+#include "blocks.h"
+
+#define VEC_SIGNED    1
+#define VEC_SIGNED_Q8 1
+#define VEC_FMA       1
+#define DL            4
+#define INLINE        static inline __attribute__((always_inline, unused))
+#define SCALE_CODE(s) ((int32_t)(s))
+
+/* ---- b32 ------------------------------------------------------------------------------------ */
+
+typedef struct b32 {
+    uint8x16_t a, b; /* bytes 0..15, 16..31 */
+} b32;
+
+INLINE b32 b32_load(const void *p) {
+    const uint8_t *bytes = p;
+    return (b32){vld1q_u8(bytes), vld1q_u8(bytes + 16)};
+}
+INLINE void b32_store(void *p, b32 x) {
+    uint8_t *bytes = p;
+    vst1q_u8(bytes, x.a);
+    vst1q_u8(bytes + 16, x.b);
+}
+INLINE b32 b32_set1(int byte) {
+    uint8x16_t x = vdupq_n_u8((uint8_t)byte);
+    return (b32){x, x};
+}
+#define B32_OP(name, op)                                                                           \
+    INLINE b32 name(b32 x, b32 y) {                                                                \
+        return (b32){op(x.a, y.a), op(x.b, y.b)};                                                  \
+    }
+B32_OP(b32_and, vandq_u8)
+B32_OP(b32_or, vorrq_u8)
+B32_OP(b32_xor, veorq_u8)
+B32_OP(b32_sub, vsubq_u8)
+#undef B32_OP
+/* Shifts of bytes here; the caller masks what 16-bit shifts would bring in. */
+INLINE b32 b32_shl(b32 x, int n) {
+    int8x16_t by = vdupq_n_s8((int8_t)n);
+    return (b32){vshlq_u8(x.a, by), vshlq_u8(x.b, by)};
+}
+INLINE b32 b32_shr(b32 x, int n) {
+    return b32_shl(x, -n);
+}
+INLINE b32 b32_nibbles(const void *p) {
+    uint8x16_t x = vld1q_u8(p);
+    return (b32){vandq_u8(x, vdupq_n_u8(15)), vshrq_n_u8(x, 4)};
+}
+INLINE b32 b32_bits(const uint8_t *p, int value) {
+    static const uint8_t bits[16] = {1, 2, 4, 8, 16, 32, 64, 128, 1, 2, 4, 8, 16, 32, 64, 128};
+    uint8x16_t bit = vld1q_u8(bits), set = vdupq_n_u8((uint8_t)value);
+    uint8x16_t a = vcombine_u8(vdup_n_u8(p[0]), vdup_n_u8(p[1]));
+    uint8x16_t b = vcombine_u8(vdup_n_u8(p[2]), vdup_n_u8(p[3]));
+    return (b32){vandq_u8(vtstq_u8(a, bit), set), vandq_u8(vtstq_u8(b, bit), set)};
+}
+
+/* ---- di, df: decode ------------------------------------------------------------------------- */
+
+typedef int32x4_t di;
+typedef float32x4_t df;
+
+/* acc + four partial sums of 16 products. */
+INLINE di add_dot(di acc, uint8x16_t w, uint8x16_t a) {
+    int8x16_t ws = vreinterpretq_s8_u8(w), as = vreinterpretq_s8_u8(a);
+#ifdef __ARM_FEATURE_DOTPROD
+    return vdotq_s32(acc, ws, as);
+#else
+    int16x8_t products = vmull_s8(vget_low_s8(ws), vget_low_s8(as));
+    return vpadalq_s16(acc, vmlal_high_s8(products, ws, as));
+#endif
+}
+
+INLINE di di_zero(void) {
+    return vdupq_n_s32(0);
+}
+INLINE di di_set1(int32_t x) {
+    return vdupq_n_s32(x);
+}
+INLINE di di_add(di a, di b) {
+    return vaddq_s32(a, b);
+}
+INLINE di di_dot(b32 w, b32 a, int signed_bytes) {
+    (void)signed_bytes;
+    return add_dot(add_dot(vdupq_n_s32(0), w.a, a.a), w.b, a.b);
+}
+INLINE di di_dot_scaled(di acc, b32 w, b32 a, const int32_t scale[2]) {
+    acc = vmlaq_n_s32(acc, add_dot(vdupq_n_s32(0), w.a, a.a), scale[0]);
+    return vmlaq_n_s32(acc, add_dot(vdupq_n_s32(0), w.b, a.b), scale[1]);
+}
+INLINE di di_dot16(di acc, const int16_t *coefficients, const int16_t *sums) {
+    for (int i = 0; i < 16; i += 4) {
+        acc = vmlal_s16(acc, vld1_s16(coefficients + i), vld1_s16(sums + i));
+    }
+    return acc;
+}
+INLINE di di_fold(const di p[DL]) {
+    return vpaddq_s32(vpaddq_s32(p[0], p[1]), vpaddq_s32(p[2], p[3]));
+}
+
+INLINE df df_zero(void) {
+    return vdupq_n_f32(0.0f);
+}
+INLINE df df_set1(float x) {
+    return vdupq_n_f32(x);
+}
+INLINE df df_mul(df a, df b) {
+    return vmulq_f32(a, b);
+}
+INLINE df df_madd(df a, df b, df c) {
+    return vfmaq_f32(c, a, b);
+}
+INLINE df df_neg(df a) {
+    return vnegq_f32(a);
+}
+INLINE df df_from_di(di a) {
+    return vcvtq_f32_s32(a);
+}
+INLINE void df_store(float *p, df a) {
+    vst1q_f32(p, a);
+}
+INLINE uint64_t half_bits(const uint8_t *p) {
+    return p[0] | ((uint64_t)p[1] << 8);
+}
+INLINE df df_halves(const uint8_t *const row[DL], size_t at) {
+    uint64_t bits = half_bits(row[0] + at) | (half_bits(row[1] + at) << 16) |
+                    (half_bits(row[2] + at) << 32) | (half_bits(row[3] + at) << 48);
+    return vcvt_f32_f16(vreinterpret_f16_u64(vcreate_u64(bits)));
+}
+
+INLINE void transpose_store(uint8x16_t a, uint8x16_t b, uint8x16_t c, uint8x16_t d, uint8_t *out,
+                            size_t stride) {
+    uint32x4_t w[4] = {vreinterpretq_u32_u8(a), vreinterpretq_u32_u8(b), vreinterpretq_u32_u8(c),
+                       vreinterpretq_u32_u8(d)};
+    uint64x2_t ab_even = vreinterpretq_u64_u32(vtrn1q_u32(w[0], w[1]));
+    uint64x2_t ab_odd = vreinterpretq_u64_u32(vtrn2q_u32(w[0], w[1]));
+    uint64x2_t cd_even = vreinterpretq_u64_u32(vtrn1q_u32(w[2], w[3]));
+    uint64x2_t cd_odd = vreinterpretq_u64_u32(vtrn2q_u32(w[2], w[3]));
+    vst1q_u8(out, vreinterpretq_u8_u64(vtrn1q_u64(ab_even, cd_even)));
+    vst1q_u8(out + stride, vreinterpretq_u8_u64(vtrn1q_u64(ab_odd, cd_odd)));
+    vst1q_u8(out + 2 * stride, vreinterpretq_u8_u64(vtrn2q_u64(ab_even, cd_even)));
+    vst1q_u8(out + 3 * stride, vreinterpretq_u8_u64(vtrn2q_u64(ab_odd, cd_odd)));
+}
+INLINE void b32_transpose_store(const b32 r[DL], uint8_t *out, size_t stride) {
+    transpose_store(r[0].a, r[1].a, r[2].a, r[3].a, out, stride);
+    transpose_store(r[0].b, r[1].b, r[2].b, r[3].b, out + 4 * stride, stride);
+}
+
+INLINE void vec_prefetch(const void *p) {
+    __builtin_prefetch(p);
+}
+
+/* ---- vi, vf: the prefill tile --------------------------------------------------------------- */
+
+#define NL 4
+#define NR 2
+#define MR 6 /* 6 x 2 partial and 6 x 2 whole sums, 2 weights, 1 activation: 27 of 32 registers */
+
+typedef int32x4_t vi;
+typedef float32x4_t vf;
+
+INLINE vi vi_load(const void *p) {
+    return vreinterpretq_s32_u8(vld1q_u8(p));
+}
+INLINE vi vi_zero(void) {
+    return vdupq_n_s32(0);
+}
+INLINE vi vi_dup4(const void *p) {
+    int32_t word;
+    memcpy(&word, p, sizeof word);
+    return vdupq_n_s32(word);
+}
+INLINE vi vi_sar(vi a, int n) {
+    return vshlq_s32(a, vdupq_n_s32(-n));
+}
+INLINE vi vi_add(vi a, vi b) {
+    return vaddq_s32(a, b);
+}
+/* Pairs of 16-bit products, added. */
+INLINE vi vi_dot16(vi acc, vi a, vi b) {
+    int16x8_t x = vreinterpretq_s16_s32(a), y = vreinterpretq_s16_s32(b);
+    int32x4_t low = vmull_s16(vget_low_s16(x), vget_low_s16(y));
+    return vaddq_s32(acc, vpaddq_s32(low, vmull_high_s16(x, y)));
+}
+INLINE vf vf_load(const float *p) {
+    return vld1q_f32(p);
+}
+INLINE void vf_store(float *p, vf a) {
+    vst1q_f32(p, a);
+}
+INLINE vf vf_set1(float x) {
+    return vdupq_n_f32(x);
+}
+INLINE vf vf_zero(void) {
+    return vdupq_n_f32(0.0f);
+}
+INLINE vf vf_mul(vf a, vf b) {
+    return vmulq_f32(a, b);
+}
+INLINE vf vf_madd(vf a, vf b, vf c) {
+    return vfmaq_f32(c, a, b);
+}
+INLINE vf vf_from_vi(vi a) {
+    return vcvtq_f32_s32(a);
+}
+
+#define PART_DIRECT               1
+#define PART_DOTS(largest)        8
+#define PART_DOTS_SCALED(largest) 4
+typedef vi vp;
+INLINE vp vp_zero(void) {
+    return vdupq_n_s32(0);
+}
+INLINE vi vi_dot(vi p, vi w, vi a, int signed_bytes) {
+    (void)signed_bytes;
+    int8x16_t ws = vreinterpretq_s8_s32(w), as = vreinterpretq_s8_s32(a);
+#ifdef __ARM_FEATURE_DOTPROD
+    return vdotq_s32(p, ws, as);
+#else
+    int16x8_t low = vmull_s8(vget_low_s8(ws), vget_low_s8(as));
+    return vpadalq_s16(p, vpaddq_s16(low, vmull_high_s8(ws, as)));
+#endif
+}
+INLINE vp vp_dot(vp p, vi w, vi a, int signed_bytes) {
+    return vi_dot(p, w, a, signed_bytes);
+}
+INLINE vi vi_add_part(vi acc, vp p) {
+    return vaddq_s32(acc, p);
+}
+INLINE vi vi_add_scaled(vi acc, vp p, vi scale, int largest) {
+    (void)largest;
+    return vmlaq_s32(acc, p, scale);
+}
+
+/* ---- w16 ------------------------------------------------------------------------------------ */
+
+#define FR 2
+#define FM 2
+#define AQ 2
+#define AP 2
+#define AV 2
+
+typedef struct w16 {
+    float32x4_t v[4];
+} w16;
+
+#define W16_EACH _Pragma("clang loop unroll(full)") for (int i = 0; i < 4; i++)
+
+INLINE w16 w16_set1(float x) {
+    float32x4_t v = vdupq_n_f32(x);
+    return (w16){{v, v, v, v}};
+}
+INLINE w16 w16_zero(void) {
+    return w16_set1(0.0f);
+}
+INLINE w16 w16_load(const float *p) {
+    w16 out;
+    W16_EACH out.v[i] = vld1q_f32(p + 4 * i);
+    return out;
+}
+INLINE void w16_store(float *p, w16 x) {
+    W16_EACH vst1q_f32(p + 4 * i, x.v[i]);
+}
+#define W16_OP(name, op)                                                                           \
+    INLINE w16 name(w16 x, w16 y) {                                                                \
+        W16_EACH x.v[i] = op(x.v[i], y.v[i]);                                                      \
+        return x;                                                                                  \
+    }
+W16_OP(w16_add, vaddq_f32)
+W16_OP(w16_sub, vsubq_f32)
+W16_OP(w16_mul, vmulq_f32)
+W16_OP(w16_div, vdivq_f32)
+W16_OP(w16_max, vmaxq_f32)
+W16_OP(w16_min, vminq_f32)
+#undef W16_OP
+INLINE w16 w16_madd(w16 x, w16 y, w16 z) {
+    W16_EACH z.v[i] = vfmaq_f32(z.v[i], x.v[i], y.v[i]);
+    return z;
+}
+INLINE w16 w16_abs(w16 x) {
+    W16_EACH x.v[i] = vabsq_f32(x.v[i]);
+    return x;
+}
+INLINE w16 w16_zero_below(w16 x, w16 limit, w16 value) {
+    W16_EACH {
+        uint32x4_t below = vcltq_f32(x.v[i], limit.v[i]);
+        value.v[i] = vreinterpretq_f32_u32(vbicq_u32(vreinterpretq_u32_f32(value.v[i]), below));
+    }
+    return value;
+}
+INLINE w16 w16_power(w16 x) {
+    W16_EACH {
+        int32x4_t biased = vaddq_s32(vreinterpretq_s32_f32(x.v[i]), vdupq_n_s32(127));
+        x.v[i] = vreinterpretq_f32_s32(vshlq_n_s32(biased, 23));
+    }
+    return x;
+}
+INLINE w16 w16_halves(const void *p) {
+    w16 out;
+    W16_EACH {
+        uint8x8_t bytes = vld1_u8((const uint8_t *)p + 8 * i);
+        out.v[i] = vcvt_f32_f16(vreinterpret_f16_u8(bytes));
+    }
+    return out;
+}
+INLINE void w16_store_halves(void *p, w16 x) {
+    W16_EACH vst1_u8((uint8_t *)p + 8 * i, vreinterpret_u8_f16(vcvt_f16_f32(x.v[i])));
+}
+INLINE w16 w16_bfloats(const void *p) {
+    w16 out;
+    W16_EACH {
+        uint16x4_t words = vreinterpret_u16_u8(vld1_u8((const uint8_t *)p + 8 * i));
+        out.v[i] = vreinterpretq_f32_u32(vshll_n_u16(words, 16));
+    }
+    return out;
+}
+INLINE w16 w16_bytes(const int8_t *p) {
+    int8x16_t x = vld1q_s8(p);
+    int16x8_t low = vmovl_s8(vget_low_s8(x)), high = vmovl_high_s8(x);
+    return (w16){{vcvtq_f32_s32(vmovl_s16(vget_low_s16(low))), vcvtq_f32_s32(vmovl_high_s16(low)),
+                  vcvtq_f32_s32(vmovl_s16(vget_low_s16(high))),
+                  vcvtq_f32_s32(vmovl_high_s16(high))}};
+}
+INLINE void w16_store_bytes(int8_t *p, w16 x) {
+    int16x4_t words[4];
+    W16_EACH words[i] = vqmovn_s32(vcvtnq_s32_f32(x.v[i]));
+    vst1_s8(p, vqmovn_s16(vcombine_s16(words[0], words[1])));
+    vst1_s8(p + 8, vqmovn_s16(vcombine_s16(words[2], words[3])));
+}
+INLINE float w16_fold(w16 x) {
+    float32x4_t four = vaddq_f32(vaddq_f32(x.v[0], x.v[2]), vaddq_f32(x.v[1], x.v[3]));
+    float32x2_t two = vadd_f32(vget_low_f32(four), vget_high_f32(four));
+    return vget_lane_f32(two, 0) + vget_lane_f32(two, 1);
+}
+INLINE void w16_fold4(float out[4], w16 a, w16 b, w16 c, w16 d) {
+    out[0] = w16_fold(a), out[1] = w16_fold(b), out[2] = w16_fold(c), out[3] = w16_fold(d);
+}
+INLINE float w16_fold_max(w16 x) {
+    return vmaxvq_f32(vmaxq_f32(vmaxq_f32(x.v[0], x.v[2]), vmaxq_f32(x.v[1], x.v[3])));
+}
+
+#endif
