@@ -432,14 +432,14 @@ def test_time_is_linear_in_runs(name: str, opened: Callable[[str], Vocabulary]) 
         best = float("inf")
         for _ in range(2):
             begin = time.thread_time()
-            opened(name).tokenize(text)
+            opened(name).trusted(text)
             best = min(best, time.thread_time() - begin)
         return best
 
     def measure() -> None:
         for run in RUNS:
             raw = run.encode()
-            short, long = (seconds(raw * (size // len(raw))) for size in (1 << 16, 1 << 19))
+            short, long = (seconds(raw * (size // len(raw))) for size in (1 << 14, 1 << 17))
             if long > 24 * max(short, 0.002):
                 slow.append((run, short, long))
 

@@ -301,6 +301,10 @@ def test_no_byte_tokens(vocab: Open) -> None:
     assert v.tokenize("a?a")[1:] == [v.find(b"a"), 0, v.find(b"a")]
     v = vocab(spm_keys([(SPACE, NORMAL, 0.0), ("a", NORMAL, 0.0)]))
     assert v.tokenize("a?a") == [0, 1, 1]
+    for token in (1, 2):  # not even where the file names BOS or EOS as the unknown token
+        keys = spm_keys([t for t in SPM if t[1] != BYTE])
+        v = vocab({**keys, "tokenizer.ggml.unknown_token_id": u32(token)})
+        assert v.tokenize("a?a")[1:] == [v.find(b"a")] * 2
 
 
 def test_duplicates(vocab: Open) -> None:

@@ -76,6 +76,7 @@ static size_t trusted_end(const walk *w, size_t at, size_t *span) {
 static size_t next_control(const walk *w, size_t at, size_t end) {
     size_t span = w->span;
     for (size_t i = at + 1; i < end; i++) {
+        if (!w->work.vocab->control_begins[(uint8_t)w->text.data[i]]) continue;
         lp_special_query query = {i, SIZE_MAX, trusted_end(w, i, &span), false};
         if (query.trusted_end > i && lp_vocab_match_special(w->work.vocab, w->text, query) >= 0) {
             return i;

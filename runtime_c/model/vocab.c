@@ -164,6 +164,8 @@ static lp_code fill(lp_vocab *vocab, const lp_gguf *gguf, lp_error *err) {
     LP_TRY(read_attributes(vocab, gguf, err));
     LP_TRY(read_ids(vocab, gguf, err));
     LP_TRY(lp_vocab_mark_ends(vocab, gguf, err));
+    /* Strange characters must not begin or end a text, whatever token the file names for them. */
+    if (lp_vocab_is_end(vocab, vocab->unknown) || vocab->unknown == vocab->bos) vocab->unknown = -1;
     LP_TRY(lp_vocab_sort_specials(vocab, err));
     index_texts(&vocab->tokens, vocab);
     return vocab->kind == LP_VOCAB_BPE ? open_bpe(vocab, gguf, err) : open_spm(vocab, gguf, err);

@@ -35,6 +35,7 @@ struct lp_vocab {
     int32_t *specials;    /* (n_specials), owned, by text and then id */
     size_t n_specials;
     uint32_t special_begin[257]; /* specials whose first byte is b: [b] .. [b + 1] */
+    bool control_begins[256];    /* a control or unknown token begins with byte b */
     int32_t bytes[256];          /* SPM: id of <0xXX>; BPE: of its character; -1 = none */
     int32_t bos, eos, unknown;   /* -1 = none */
     bool add_bos, add_eos;

@@ -60,7 +60,11 @@ lp_code lp_vocab_sort_specials(lp_vocab *vocab, lp_error *err) {
     }
     sort(vocab);
     for (size_t i = 0; i < n; i++) {
-        vocab->special_begin[(uint8_t)text_of(vocab, i).data[0] + 1] = (uint32_t)i + 1;
+        uint8_t first = (uint8_t)text_of(vocab, i).data[0];
+        lp_token_attr attr = lp_vocab_attr(vocab, vocab->specials[i]);
+        bool control = attr == LP_TOKEN_CONTROL || attr == LP_TOKEN_UNKNOWN;
+        vocab->special_begin[first + 1] = (uint32_t)i + 1;
+        vocab->control_begins[first] = vocab->control_begins[first] || control;
     }
     for (size_t b = 1; b < 257; b++) {
         uint32_t previous = vocab->special_begin[b - 1];
