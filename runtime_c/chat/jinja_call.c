@@ -308,6 +308,7 @@ static lp_jv make_range(lp_jx *x, lp_jv self, lp_jv *arg, lp_jargs *args) {
 static lp_jdict *build_dict(lp_jx *x, lp_jargs *args) {
     lp_jdict *dict = lp_jdict_new(x);
     if (args->n > 1) lp_jx_fail(x, LP_ERR_FORMAT, "at most one plain argument is possible here");
+    if (args->n == 1 && args->at[0].type == LP_J_UNDEFINED) lp_jv_bad(x, args->at[0], "a mapping");
     if (args->n == 1 && args->at[0].type == LP_J_DICT) {
         const lp_jdict *from = args->at[0].u.d;
         for (size_t i = 0; i < from->len && x->code == LP_OK; i++) {

@@ -58,7 +58,7 @@ static size_t title(uint32_t c, uint32_t out[3]) {
         out[0] = (c & 8) == 0 ? c + 8 : c;
         return 1;
     }
-    for (size_t i = 1; i < n; i++) out[i] = lower(out[i]);
+    for (size_t i = 1; i < n && c != 0x149; i++) out[i] = lower(out[i]); /* 0x149: 'N */
     return n;
 }
 
@@ -132,9 +132,8 @@ lp_jv lp_jstr_case(lp_jx *x, const lp_jstr *s, char how) {
         from = at + n;
     }
     lp_jbuf_add_part(&b, s, from, s->len);
-    lp_jv v = lp_jbuf_value(&b);
-    if (s->markup && v.type == LP_J_STR) ((lp_jstr *)(uintptr_t)v.u.s)->markup = true;
-    return v;
+    b.markup = s->markup && how != 'w';
+    return lp_jbuf_value(&b);
 }
 
 /* side: 'l' pads behind, 'r' before, 'm' and 'c' on both sides. */
@@ -154,5 +153,6 @@ lp_jv lp_jstr_pad(lp_jx *x, const lp_jstr *s, int64_t width, const lp_jstr *fill
         }
     }
     if (left == missing) lp_jbuf_add_str(&b, s);
+    b.markup = s->markup;
     return lp_jbuf_value(&b);
 }

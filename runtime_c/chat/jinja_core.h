@@ -282,6 +282,7 @@ typedef struct lp_jbuf {
     uint8_t *mask; /* NULL while every byte so far has the same trust */
     size_t len, size;
     bool trusted; /* of the bytes so far, while mask is NULL */
+    bool markup;  /* what comes of it is markup: set by the function that fills it */
 } lp_jbuf;
 
 typedef struct lp_jscope lp_jscope;
@@ -394,6 +395,7 @@ lp_jv lp_jstr_case(lp_jx *x, const lp_jstr *s, char how);
 lp_jv lp_jstr_pad(lp_jx *x, const lp_jstr *s, int64_t width, const lp_jstr *fill, char side);
 lp_jv lp_jstr_replace(lp_jx *x, const lp_jstr *s, const lp_jstr *old, const lp_jstr *by,
                       int64_t max);
+lp_jv lp_jstr_mark(lp_jx *x, lp_jv v); /* the same text as markup */
 lp_jv lp_jstr_escape(lp_jx *x, const lp_jstr *s);
 void lp_jbuf_escape(lp_jbuf *buf, const lp_jstr *s);
 

@@ -89,9 +89,7 @@ FILTER(filter_forceescape) {
 FILTER(filter_safe) {
     UNUSED;
     const lp_jstr *s = lp_jarg_text(x, self);
-    lp_jv v = s == NULL ? self : lp_jstr_part(x, s, 0, s->len);
-    if (v.type == LP_J_STR) ((lp_jstr *)(uintptr_t)v.u.s)->markup = true;
-    return v;
+    return s == NULL ? self : lp_jstr_mark(x, (lp_jv){.type = LP_J_STR, .u.s = s});
 }
 
 FILTER(filter_center) {
@@ -118,6 +116,7 @@ FILTER(filter_indent) {
     if (s == NULL || x->code != LP_OK) return self;
     bool first = lp_jarg_bool(arg[1], false), empty = lp_jarg_bool(arg[2], false);
     lp_jbuf_init(&b, x);
+    b.markup = s->markup;
     if (first) lp_jbuf_add_str(&b, indent.u.s);
     size_t from = 0, n = 0, lines = 0;
     for (size_t at = 0; at <= s->len && x->code == LP_OK; at += n) {
@@ -140,6 +139,10 @@ FILTER(filter_indent) {
 FILTER(filter_truncate) {
     UNUSED;
     size_t len = 0;
+    double limit = 255;
+    if (lp_jv_number(arg[0], &limit) && lp_jv_length(self, &len) && (double)len <= limit) {
+        return self; /* only a cut needs a whole number */
+    }
     int64_t length = lp_jarg_int(x, arg[0], 255, "truncate");
     int64_t leeway = arg[3].type == LP_J_NONE ? 5 : lp_jarg_int(x, arg[3], 5, "truncate");
     lp_jv tail = arg[2].type == LP_J_MISSING ? lp_jstr_text(x, "...", true) : arg[2];
@@ -235,7 +238,7 @@ FILTER(filter_tojson) {
     if (indent.type == LP_J_STR) {
         how.indent = indent.u.s;
         item = lp_jstr_text(x, ",", true);
-    } else if (indent.type != LP_J_MISSING && indent.type != LP_J_NONE) {
+    } else if (indent.type != LP_J_MISSING && indent.type != LP_J_NONE && self.type != LP_J_STR) {
         return lp_jv_bad(x, indent, "tojson's indent");
     }
     if (arg[2].type != LP_J_MISSING && arg[2].type != LP_J_NONE) {
@@ -431,8 +434,9 @@ FILTER(filter_round) {
     if (x->code != LP_OK) return self;
     lp_jv v = round_common(x, self, precision);
     if (up || down) {
+        if (!isfinite(f)) return lp_jv_bad(x, self, "round");
         double unit = pow(10, (double)precision);
-        v = lp_jv_float((up ? ceil(f * unit) : floor(f * unit)) / unit);
+        v = lp_jv_float(((up ? ceil(f * unit) : floor(f * unit)) + 0.0) / unit); /* no -0.0 */
     }
     v.trusted = self.trusted;
     return v;

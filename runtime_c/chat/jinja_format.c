@@ -217,7 +217,9 @@ static void percent_value(lp_jbuf *b, lp_jv v, lp_jspec *spec, bool left) {
         percent_number(b, v, spec, left);
         return;
     }
+    text.markup = v.type == LP_J_STR && v.u.s->markup;
     lp_jv s = lp_jbuf_value(&text);
+    if (s.type == LP_J_STR && b->markup) s = lp_jstr_escape(x, s.u.s);
     if (s.type == LP_J_STR && x->code == LP_OK) add_text(b, s.u.s, spec, align);
 }
 
@@ -298,6 +300,7 @@ lp_jv lp_jx_percent(lp_jx *x, const lp_jstr *format, lp_jv values) {
     lp_jpercent p = {x, values, 0};
     lp_jbuf b;
     lp_jbuf_init(&b, x);
+    b.markup = format->markup;
     size_t from = 0;
     for (size_t at = 0; at < format->len && x->code == LP_OK;) {
         if (format->data[at] != '%') {
@@ -310,7 +313,10 @@ lp_jv lp_jx_percent(lp_jx *x, const lp_jstr *format, lp_jv values) {
         from = at;
     }
     lp_jbuf_add_part(&b, format, from, format->len);
-    bool single = values.type != LP_J_TUPLE && values.type != LP_J_DICT && values.type != LP_J_LIST;
+    /* What can be indexed by a key counts as a mapping, of which not everything must be used. */
+    bool single = values.type != LP_J_TUPLE && values.type != LP_J_DICT &&
+                  values.type != LP_J_LIST && values.type != LP_J_RANGE &&
+                  values.type != LP_J_UNDEFINED;
     if ((values.type == LP_J_TUPLE && p.used < values.u.l->len) || (single && p.used == 0)) {
         return bad(x, "not all values are used");
     }
@@ -361,8 +367,12 @@ static void format_value(lp_jbuf *b, lp_jv v, lp_jspec *spec, bool plain) {
     double f = 0;
     char t = spec->type, align = spec->align;
     bool text = v.type == LP_J_STR && (t == 0 || t == 's');
+    if (text && b->markup) v = lp_jstr_escape(x, v.u.s);
+    if (x->code != LP_OK) return;
     if (plain && !text) {
-        lp_jbuf_print(b, v);
+        lp_jv s = lp_jv_str(x, v);
+        if (s.type == LP_J_STR && b->markup) s = lp_jstr_escape(x, s.u.s);
+        lp_jbuf_print(b, s);
     } else if (text) {
         if (align == '=' || spec->sign != 0 || spec->group != 0 || spec->alternate) {
             bad(x, "a string has no sign or grouping");
@@ -468,6 +478,7 @@ lp_jv lp_jx_format(lp_jx *x, const lp_jstr *s, lp_jargs *args) {
     lp_jfields fields = {.args = args};
     lp_jbuf b;
     lp_jbuf_init(&b, x);
+    b.markup = s->markup;
     for (size_t at = 0; at < s->len && x->code == LP_OK;) {
         size_t plain = at;
         while (plain < s->len && s->data[plain] != '{' && s->data[plain] != '}') plain++;

@@ -41,8 +41,7 @@ static void split_blank(lp_jx *x, const lp_jstr *s, int64_t max, lp_jlist *out) 
         if (at >= s->len) return;
         size_t begin = at;
         if (max == 0) {
-            lp_jlist_add(x, out,
-                         lp_jstr_strip(x, lp_jstr_part(x, s, at, s->len).u.s, NULL, false, true));
+            lp_jlist_add(x, out, lp_jstr_part(x, s, at, s->len));
             return;
         }
         while (at < s->len && !lp_jchar_space(lp_jstr_char(s, at, &n))) at += n;
@@ -102,8 +101,6 @@ METHOD(str_rsplit) {
     size_t keep = (size_t)max, first = all->len - keep;
     const lp_jstr *s = self.u.s, *last = all->items[first - 1].u.s;
     lp_jv head = lp_jstr_part(x, s, 0, (size_t)(last->data - s->data) + last->len);
-    if (!given(arg[0]) && head.type == LP_J_STR)
-        head = lp_jstr_strip(x, head.u.s, NULL, true, false);
     lp_jlist_add(x, out, head);
     for (size_t i = first; i < all->len && x->code == LP_OK; i++)
         lp_jlist_add(x, out, all->items[i]);
@@ -275,7 +272,13 @@ METHOD(str_replace) {
     UNUSED;
     const lp_jstr *old = lp_jarg_str(x, arg[0], "replace"), *by = lp_jarg_str(x, arg[1], "replace");
     int64_t max = lp_jarg_int(x, arg[2], -1, "replace");
-    return x->code != LP_OK ? self : lp_jstr_replace(x, self.u.s, old, by, max);
+    if (x->code != LP_OK || !self.u.s->markup) {
+        return x->code != LP_OK ? self : lp_jstr_replace(x, self.u.s, old, by, max);
+    }
+    lp_jv escaped = lp_jstr_escape(x, by);
+    if (x->code != LP_OK) return self;
+    lp_jv v = lp_jstr_replace(x, self.u.s, old, escaped.u.s, max);
+    return lp_jstr_mark(x, v);
 }
 
 METHOD(str_join) {
@@ -287,8 +290,13 @@ METHOD(str_join) {
         const lp_jstr *s = lp_jarg_str(x, items->items[i], "join");
         if (s == NULL) break;
         if (i > 0) lp_jbuf_add_str(&b, self.u.s);
-        lp_jbuf_add_str(&b, s);
+        if (self.u.s->markup && !s->markup) {
+            lp_jbuf_escape(&b, s);
+        } else {
+            lp_jbuf_add_str(&b, s);
+        }
     }
+    b.markup = self.u.s->markup;
     return lp_jbuf_value(&b);
 }
 
@@ -438,23 +446,25 @@ const lp_jbuiltin lp_jmethods_dict[] = {
 METHOD(list_count) {
     UNUSED;
     int64_t count = 0;
-    for (size_t i = 0; i < self.u.l->len && lp_jx_pay(x, 1); i++) {
-        if (lp_jv_equal(x, self.u.l->items[i], arg[0])) count++;
+    lp_jlist *items = lp_jv_items(x, self);
+    for (size_t i = 0; items != NULL && i < items->len && lp_jx_pay(x, 1); i++) {
+        if (lp_jv_equal(x, items->items[i], arg[0])) count++;
     }
     return lp_jv_int(count);
 }
 
 METHOD(list_index) {
     UNUSED;
-    for (size_t i = 0; i < self.u.l->len && lp_jx_pay(x, 1); i++) {
-        if (lp_jv_equal(x, self.u.l->items[i], arg[0])) return lp_jv_int((int64_t)i);
+    lp_jlist *items = lp_jv_items(x, self);
+    for (size_t i = 0; items != NULL && i < items->len && lp_jx_pay(x, 1); i++) {
+        if (lp_jv_equal(x, items->items[i], arg[0])) return lp_jv_int((int64_t)i);
     }
     return lp_jx_fail(x, LP_ERR_FORMAT, "the item is not in the list");
 }
 
 METHOD(list_copy) {
     UNUSED;
-    if (self.type == LP_J_TUPLE) return lp_jx_fail(x, LP_ERR_FORMAT, "a tuple has no copy()");
+    if (self.type != LP_J_LIST) return lp_jv_bad(x, self, "copy()");
     return self;
 }
 

@@ -66,6 +66,7 @@ static lp_jv own_attr(lp_jx *x, lp_jv v, lp_str name, bool *found) {
         break;
     case LP_J_LIST:
     case LP_J_TUPLE:
+    case LP_J_RANGE:
         row = lp_jbuiltin_find(lp_jmethods_list, name);
         break;
     case LP_J_CYCLER:
@@ -203,6 +204,7 @@ static lp_jv slice_string(lp_jx *x, const lp_jstr *s, const int64_t at[2], size_
     lp_jlist *chars = lp_jv_items(x, (lp_jv){.type = LP_J_STR, .u.s = s});
     lp_jbuf b;
     lp_jbuf_init(&b, x);
+    b.markup = s->markup;
     for (size_t i = 0; chars != NULL && i < count && x->code == LP_OK; i++) {
         lp_jbuf_add_str(&b, chars->items[at[0] + (int64_t)i * at[1]].u.s);
     }
@@ -325,20 +327,18 @@ static lp_jv float_math(lp_jx *x, lp_jtok op, double a, double b) {
 static lp_jv concat(lp_jx *x, const lp_jstr *a, const lp_jstr *b) {
     lp_jbuf buf;
     lp_jbuf_init(&buf, x);
-    if (a->markup == b->markup) {
+    buf.markup = a->markup || b->markup;
+    if (buf.markup && !a->markup) {
+        lp_jbuf_escape(&buf, a);
+    } else {
         lp_jbuf_add_str(&buf, a);
-        lp_jbuf_add_str(&buf, b);
-        if (!a->markup) return lp_jbuf_value(&buf);
-    } else if (a->markup) {
-        lp_jbuf_add_str(&buf, a);
+    }
+    if (buf.markup && !b->markup) {
         lp_jbuf_escape(&buf, b);
     } else {
-        lp_jbuf_escape(&buf, a);
         lp_jbuf_add_str(&buf, b);
     }
-    lp_jv v = lp_jbuf_value(&buf);
-    if (v.type == LP_J_STR) ((lp_jstr *)(uintptr_t)v.u.s)->markup = true;
-    return v;
+    return lp_jbuf_value(&buf);
 }
 
 static lp_jv join_lists(lp_jx *x, lp_jv a, lp_jv b) {
@@ -355,6 +355,7 @@ static lp_jv repeat(lp_jx *x, lp_jv v, int64_t times) {
     if (v.type == LP_J_STR) {
         lp_jbuf b;
         lp_jbuf_init(&b, x);
+        b.markup = v.u.s->markup;
         for (int64_t i = 0; v.u.s->len > 0 && i < times && x->code == LP_OK; i++) {
             if (i % 64 == 0 && !lp_jx_pay(x, 1)) break;
             lp_jbuf_add_str(&b, v.u.s);
@@ -386,7 +387,7 @@ lp_jv lp_jx_math(lp_jx *x, lp_jtok op, lp_jv a, lp_jv b) {
         r = int_math(x, op, i, j);
     } else if (lp_jv_number(a, &f) && lp_jv_number(b, &g)) {
         r = float_math(x, op, f, g);
-    } else if (op == LP_JT_MOD && a.type == LP_J_STR && b.type != LP_J_UNDEFINED) {
+    } else if (op == LP_JT_MOD && a.type == LP_J_STR) {
         return lp_jx_percent(x, a.u.s, b);
     } else if (op == LP_JT_ADD && a.type == LP_J_STR && b.type == LP_J_STR) {
         return concat(x, a.u.s, b.u.s);

@@ -288,18 +288,20 @@ FILTER(filter_join) {
 
 FILTER(filter_batch) {
     UNUSED;
-    lp_jlist *items = lp_jv_items(x, self), *out = lp_jlist_new(x), *row = NULL;
-    int64_t n = lp_jarg_int(x, arg[0], 1, "batch");
+    lp_jlist *items = lp_jv_items(x, self), *out = lp_jlist_new(x), *row = lp_jlist_new(x);
     for (size_t i = 0; items != NULL && i < items->len && x->code == LP_OK; i++) {
-        if (row == NULL || (int64_t)row->len == n) {
-            row = lp_jlist_new(x);
+        if (lp_jv_equal(x, lp_jv_int((int64_t)row->len),
+                        arg[0])) { /* so a size of "a" is never met */
             lp_jlist_add(x, out, lp_jv_list(row, LP_J_LIST));
+            row = lp_jlist_new(x);
         }
         lp_jlist_add(x, row, items->items[i]);
     }
+    if (x->code != LP_OK || row->len == 0) return lp_jv_list(out, LP_J_ITER);
     bool fill = arg[1].type != LP_J_MISSING && arg[1].type != LP_J_NONE;
-    while (fill && row != NULL && (int64_t)row->len < n && x->code == LP_OK)
-        lp_jlist_add(x, row, arg[1]);
+    int64_t n = fill ? lp_jarg_int(x, arg[0], 1, "batch") : 0;
+    while ((int64_t)row->len < n && x->code == LP_OK) lp_jlist_add(x, row, arg[1]);
+    lp_jlist_add(x, out, lp_jv_list(row, LP_J_LIST));
     return lp_jv_list(out, LP_J_ITER);
 }
 

@@ -91,7 +91,8 @@ lp_jv lp_jbuf_value(lp_jbuf *b) {
                                 .mask = b->mask,
                                 .len = text.len,
                                 .chars = lp_utf8_count(text),
-                                .trusted = b->len == 0 || b->trusted});
+                                .trusted = b->len == 0 || b->trusted,
+                                .markup = b->markup});
 }
 
 /* --- making and reading ------------------------------------------------------------------- */
@@ -235,6 +236,13 @@ lp_jv lp_jstr_replace(lp_jx *x, const lp_jstr *s, const lp_jstr *old, const lp_j
     return lp_jbuf_value(&b);
 }
 
+lp_jv lp_jstr_mark(lp_jx *x, lp_jv v) {
+    if (v.type != LP_J_STR || x->code != LP_OK) return v;
+    lp_jstr s = *v.u.s;
+    s.markup = true;
+    return make(x, s);
+}
+
 void lp_jbuf_escape(lp_jbuf *b, const lp_jstr *s) {
     size_t from = 0;
     for (size_t i = 0; i < s->len; i++) {
@@ -261,9 +269,6 @@ lp_jv lp_jstr_escape(lp_jx *x, const lp_jstr *s) {
     } else {
         lp_jbuf_escape(&b, s);
     }
-    lp_jv v = lp_jbuf_value(&b);
-    if (v.type != LP_J_STR) return v;
-    lp_jstr copy = *v.u.s;
-    copy.markup = true;
-    return make(x, copy);
+    b.markup = true;
+    return lp_jbuf_value(&b);
 }
