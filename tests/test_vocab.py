@@ -336,6 +336,22 @@ def test_token_length(vocab: Open) -> None:
     assert f"tokenizer.ggml.tokens[{len(SPM)}] is 65537 bytes long" in v.message
 
 
+def test_special_tokens_beyond_512_bytes_are_text(vocab: Open) -> None:
+    """The search for special tokens looks at a bounded number of bytes."""
+    v = vocab(spm_keys([*SPM, ("a" * 512, CONTROL, 0.0), ("b" * 513, CONTROL, 0.0)]))
+    assert v.code == 0, v.message
+    assert v.trusted("a" * 512) == [len(SPM)]
+    assert len(SPM) + 1 not in v.trusted("b" * 513)
+
+
+@pytest.mark.parametrize("score", [float("nan"), -float("nan"), float("inf"), -float("inf"), -0.0])
+def test_odd_scores(vocab: Open, score: float) -> None:
+    v = vocab(spm_keys([*SPM, ("ba", NORMAL, score), ("aab", NORMAL, score)]))
+    assert v.code == 0, v.message
+    for text in ("aabab", "bbaab ab", "abababab"):
+        assert v.detokenize(v.tokenize(text)) == text.encode()
+
+
 def test_empty_texts(vocab: Open) -> None:
     empty = [("", kind, 9.0) for kind in (0, *range(NORMAL, BYTE + 1), 77)]
     v = vocab(spm_keys([*SPM, *empty]))

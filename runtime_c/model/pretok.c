@@ -39,7 +39,7 @@ typedef struct words_rule {
     uint32_t prefix_not; /* classes */
     uint32_t letters;    /* classes of a word; 0 = the cased forms */
     bool suffix;         /* cased forms: a contraction may end the word */
-    uint32_t max_digits; /* 0 = numbers are no alternative; UINT32_MAX = no limit */
+    uint32_t max_digits; /* 0 = numbers are no alternative; NO_LIMIT = any number */
     bool space_digits;   /* " "? before a number */
     uint32_t punct;      /* classes; white space never counts */
     bool punct_line_end; /* tail is [\r\n]* */
