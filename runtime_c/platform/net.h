@@ -18,6 +18,8 @@ lp_socket lp_net_accept(lp_socket listener); /* LP_SOCKET_NONE = none waiting, o
 /* A blocking connect to a loopback port with a time limit (is another copy running?). */
 lp_socket lp_net_connect_loopback(uint16_t port, double seconds);
 void lp_net_close(lp_socket s);
+/* Tells the peer that no more will be sent; what it still sends can be read (RFC 9112, 9.6). */
+void lp_net_end_sending(lp_socket s);
 
 /* > 0 bytes moved; 0 = would block; -1 = closed by the peer or failed. */
 int64_t lp_net_read(lp_socket s, void *data, size_t size);

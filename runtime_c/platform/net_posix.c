@@ -178,6 +178,10 @@ void lp_net_close(lp_socket s) {
     if (s != LP_SOCKET_NONE) close((int)s);
 }
 
+void lp_net_end_sending(lp_socket s) {
+    if (s != LP_SOCKET_NONE) shutdown((int)s, SHUT_WR);
+}
+
 /* Turns the result of recv or send into ours. */
 static int64_t moved(ssize_t n) {
     if (n >= 0) return (int64_t)n;

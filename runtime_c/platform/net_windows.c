@@ -154,6 +154,10 @@ void lp_net_close(lp_socket s) {
     if (s != LP_SOCKET_NONE) closesocket((SOCKET)s);
 }
 
+void lp_net_end_sending(lp_socket s) {
+    if (s != LP_SOCKET_NONE) shutdown((SOCKET)s, SD_SEND);
+}
+
 /* Turns the result of recv or send into ours. */
 static int64_t moved(int n) {
     if (n >= 0) return n;

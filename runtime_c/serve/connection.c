@@ -83,6 +83,7 @@ static void sent_all(lp_connection *c, lp_hub *hub) {
         lp_connection_close(c, hub);
         return;
     }
+    lp_net_end_sending(c->socket);
     c->draining = true;
     c->deadline = hub->now + LP_DRAIN_SECONDS;
 }
