@@ -89,8 +89,9 @@ static void on_bus_error(int signal_number, siginfo_t *info, void *context) {
             _exit(70);
         }
     }
-    /* Not one of our files: back to the default action, which the same instruction meets again. */
+    /* Not one of our files: the default action, once this handler has returned. */
     signal(signal_number, SIG_DFL);
+    raise(signal_number);
 }
 
 void lp_map_guard_install(void) {
