@@ -527,12 +527,12 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     folder.mkdir()
     mount = shutil.which("mount")
     if mount is None or sys.platform != "linux" or os.geteuid() != 0:
-        pytest.skip("only root can mount a small file system")
+        pytest.skip("optional: only root can mount a small file system")
     done = subprocess.run(
         [mount, "-t", "tmpfs", "-o", "size=120m", "tmpfs", folder], capture_output=True, check=False
     )
     if done.returncode:
-        pytest.skip("mounting is not allowed here")
+        pytest.skip("optional: mounting is not allowed here")
     yield folder
     subprocess.run(["umount", folder], check=True)
 
@@ -628,7 +628,7 @@ def test_a_failing_compiler_is_one_line(
 ) -> None:
     from llamapack import toolchain
 
-    def broken(target: object, *, werror: bool = False) -> tuple[str, ...]:
+    def broken(target: object) -> tuple[str, ...]:
         return ("-target", "x86_64-linux-musl", '-DLP_VERSION="unique"', "-DLP_CODE(", "-Werror")
 
     monkeypatch.setattr(toolchain, "runtime_flags", broken)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import llamapack
 import pytest
 from llamapack import build, payload, plan, toolchain
+from llamapack.errors import LlamapackError
 from llamapack.targets import TARGETS, Target, find_target
 
 if TYPE_CHECKING:
@@ -42,10 +43,10 @@ def runtimes(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
 @names
 def test_compiles_without_warnings(target: Target) -> None:
-    """-Wall -Wextra -Wconversion -Wsign-conversion -Werror."""
+    """-Wall -Wextra -Wconversion -Wsign-conversion, and a warning is an error."""
     tree = toolchain.find_tree()
     sources = toolchain.sources_for(tree, target.arch, windows=target.windows)
-    toolchain.compile_all(tree, sources, toolchain.runtime_flags(target, werror=True))
+    toolchain.compile_all(tree, sources, toolchain.runtime_flags(target), strict=True)
 
 
 @names
@@ -57,7 +58,7 @@ def test_is_what_it_says(target: Target, runtimes: Callable[[str], Path]) -> Non
     machine = {"x86_64": "x86_64", "aarch64": "ARM64"}[target.arch]
     if target.format == "elf":
         assert isinstance(parsed, lief.ELF.Binary)
-        assert parsed.header.machine_type.name in (machine, machine.replace("ARM64", "AARCH64"))
+        assert parsed.header.machine_type.name.lower() == target.arch
         assert not parsed.libraries  # static: no library of the system is needed
         assert not parsed.has_interpreter
         assert parsed.is_pie
@@ -178,3 +179,14 @@ def test_windows_answers_under_wine(
 @pytest.mark.qemu
 def test_arm_answers_under_qemu(smollm2: Path, tmp_path: Path, tool: Callable[[str], str]) -> None:
     check_answers([tool("qemu"), "-cpu", "max"], packed("linux-aarch64", smollm2, tmp_path))
+
+
+def test_a_warning_is_an_error_also_from_the_cache(tmp_path: Path) -> None:
+    source = tmp_path / "w.c"
+    source.write_text("int f(long x); int f(long x) { return x; }\n")
+    tree = toolchain.find_tree()
+    flags = toolchain.runtime_flags(find_target("linux-x86_64"))
+    rows = [toolchain.Source(source, "w.c", ("-O2",))]
+    assert len(toolchain.compile_all(tree, rows, flags)) == 1
+    with pytest.raises(LlamapackError, match="compiling w.c warns: .*implicit conversion"):
+        toolchain.compile_all(tree, rows, flags, strict=True)

@@ -76,8 +76,8 @@ def declarations(tree: toolchain.Tree) -> str:
     arguments += [f"-I{folder}" for folder in tree.include_dirs]
     header = tree.root / "runtime_c" / "llamapack.h"
     with TemporaryDirectory(prefix="llamapack-") as work:
-        text = toolchain.run_zig([*arguments, str(header)], Path(work), "reading llamapack.h")
-    return re.sub(r"^#.*$", "", text, flags=re.MULTILINE)
+        done = toolchain.run_zig([*arguments, str(header)], Path(work), "reading llamapack.h")
+    return re.sub(r"^#.*$", "", done.stdout, flags=re.MULTILINE)
 
 
 def _library(tree: toolchain.Tree, stubs: Sequence[str] = ()) -> Path:
@@ -89,12 +89,15 @@ def _library(tree: toolchain.Tree, stubs: Sequence[str] = ()) -> Path:
     flags[flags.index("-fvisibility=hidden")] = "-fvisibility=default"
     # While the modules are being written: one that does not compile yet must not stop the tests
     # of the others. LATER strict.
-    objects = []
-    for source in sources:
-        try:
-            objects += toolchain.compile_all(tree, [source], [*flags, "-fPIC"])
-        except LlamapackError as error:
-            sys.stderr.write(f"native: left out: {error}\n")
+    try:
+        objects = toolchain.compile_all(tree, sources, [*flags, "-fPIC"])
+    except LlamapackError:
+        objects = []
+        for source in sources:
+            try:
+                objects += toolchain.compile_all(tree, [source], [*flags, "-fPIC"])
+            except LlamapackError as error:
+                sys.stderr.write(f"native: left out: {error}\n")
     with TemporaryDirectory(prefix="llamapack-") as work:
         stub_source = Path(work) / "stubs.c"
         stub_source.write_text("".join(f"char {name}[4096];\n" for name in stubs) or "char lp_no;")

@@ -172,14 +172,11 @@ def _source_folders(tree: Tree) -> Iterator[tuple[Path, str, tuple[str, ...]]]:
         yield tree.generated, "_generated", ("-O2",)
 
 
-def build_runtime(
-    target: Target, progress: Progress | None = None, *, werror: bool = False
-) -> bytes:
+def build_runtime(target: Target, progress: Progress | None = None) -> bytes:
     """The runtime's executable for a target, from the cache when nothing changed."""
     tree = find_tree()
     sources = sources_for(tree, target.arch, windows=target.windows)
-    flags = runtime_flags(target, werror=werror)
-    objects = compile_all(tree, sources, flags, progress)
+    objects = compile_all(tree, sources, runtime_flags(target), progress)
     link_flags = (
         "-target",
         target.triple,
@@ -191,7 +188,7 @@ def build_runtime(
     return link(objects, link_flags, f"runtime{target.suffix}", progress)
 
 
-def runtime_flags(target: Target, *, werror: bool = False) -> tuple[str, ...]:
+def runtime_flags(target: Target) -> tuple[str, ...]:
     """Compiler flags shared by every source of a target's runtime."""
     return (
         "-target",
@@ -199,21 +196,32 @@ def runtime_flags(target: Target, *, werror: bool = False) -> tuple[str, ...]:
         *_COMMON_FLAGS,
         "-fvisibility=hidden",
         *(() if target.windows else ("-fPIE", *_POSIX_FLAGS)),
-        *(("-Werror",) if werror else ()),
         f'-DLP_VERSION="{llamapack.__version__}"',
     )
 
 
 def compile_all(
-    tree: Tree, sources: Sequence[Source], flags: Sequence[str], progress: Progress | None = None
+    tree: Tree,
+    sources: Sequence[Source],
+    flags: Sequence[str],
+    progress: Progress | None = None,
+    *,
+    strict: bool = False,
 ) -> list[bytes]:
-    """Objects for the sources, in their order; compiles what the cache does not hold."""
+    """Objects for the sources, in their order; compiles what the cache does not hold.
+
+    strict: a warning is an error, also one from an earlier run, since the cache keeps them."""
     keys = [_object_key(tree, source, flags) for source in sources]
     objects = [_cache_read(key) for key in keys]
     missing = [i for i, data in enumerate(objects) if data is None]
     if missing:
         with tempfile.TemporaryDirectory(prefix="llamapack-") as work:
             _compile_missing(tree, sources, flags, keys, objects, missing, Path(work), progress)
+    for key, source in zip(keys, sources, strict=True):
+        warnings = _cache_read(_warnings_key(key)) if strict else None
+        if warnings:
+            first = warnings.decode().splitlines()[0]
+            raise LlamapackError(f"compiling {source.name} warns: {first}")
     return [data for data in objects if data is not None]
 
 
@@ -236,10 +244,12 @@ def _compile_missing(
         if stop.is_set():
             return
         try:
-            data = _compile(tree, sources[index], flags, work / f"{index}.o", work)
+            data, warnings = _compile(tree, sources[index], flags, work / f"{index}.o", work)
         except BaseException:
             stop.set()
             raise
+        if warnings:
+            _cache_write(_warnings_key(keys[index]), warnings.encode())
         _cache_write(keys[index], data)
         with lock:
             objects[index] = data
@@ -259,7 +269,10 @@ def _compile_missing(
             raise
 
 
-def _compile(tree: Tree, source: Source, flags: Sequence[str], out: Path, work: Path) -> bytes:
+def _compile(
+    tree: Tree, source: Source, flags: Sequence[str], out: Path, work: Path
+) -> tuple[bytes, str]:
+    """The object, and what the compiler had to say."""
     arguments = ["cc", *flags, *source.flags]
     for folder in tree.include_dirs:
         arguments.append(f"-I{folder}")
@@ -267,10 +280,15 @@ def _compile(tree: Tree, source: Source, flags: Sequence[str], out: Path, work: 
     arguments.append(f"-ffile-prefix-map={source.path.parent}=.")
     for folder in (tree.generated, tree.root):
         arguments.append(f"-ffile-prefix-map={folder}=.")
-    run_zig([*arguments, "-c", str(source.path), "-o", str(out)], work, f"compiling {source.name}")
+    arguments += ["-c", str(source.path), "-o", str(out)]
+    warnings = run_zig(arguments, work, f"compiling {source.name}").stderr
     data = out.read_bytes()
     out.unlink()
-    return data
+    return data, warnings
+
+
+def _warnings_key(key: str) -> str:
+    return hashlib.sha256(f"warnings of {key}".encode()).hexdigest()
 
 
 def link(
@@ -301,8 +319,8 @@ def link(
     return result
 
 
-def run_zig(arguments: Sequence[str], work: Path, what: str) -> str:
-    """Runs zig; returns its standard output. A failure becomes one error with zig's first lines."""
+def run_zig(arguments: Sequence[str], work: Path, what: str) -> subprocess.CompletedProcess[str]:
+    """Runs zig; a failure becomes one error with its first line of complaint."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("ZIG_")}
     environment["ZIG_GLOBAL_CACHE_DIR"] = str(cache_dir() / "zig")
     environment["ZIG_LOCAL_CACHE_DIR"] = str(work / "zig-local")
@@ -326,7 +344,7 @@ def run_zig(arguments: Sequence[str], work: Path, what: str) -> str:
         raise LlamapackError(f"{what} failed: {first.strip()}", details="\n".join(lines[:40]))
     if process.stderr and os.environ.get("LLAMAPACK_VERBOSE"):
         sys.stderr.write(process.stderr)
-    return process.stdout
+    return process
 
 
 @cache
