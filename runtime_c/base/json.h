@@ -10,7 +10,14 @@
 #include "base/status.h"
 #include "base/text.h"
 
-typedef enum lp_json_type { LP_JSON_NULL, LP_JSON_BOOL, LP_JSON_NUMBER, LP_JSON_STRING, LP_JSON_ARRAY, LP_JSON_OBJECT } lp_json_type;
+typedef enum lp_json_type {
+    LP_JSON_NULL,
+    LP_JSON_BOOL,
+    LP_JSON_NUMBER,
+    LP_JSON_STRING,
+    LP_JSON_ARRAY,
+    LP_JSON_OBJECT
+} lp_json_type;
 
 typedef struct lp_json lp_json;
 typedef struct lp_json_node lp_json_node; /* borrowed from its document */
@@ -23,9 +30,10 @@ const lp_json_node *lp_json_root(const lp_json *json);
 lp_json_type lp_json_type_of(const lp_json_node *node);
 bool lp_json_bool(const lp_json_node *node);
 double lp_json_number(const lp_json_node *node);
-bool lp_json_integer(const lp_json_node *node, int64_t *out) LP_MUST_USE; /* false: not a whole number in +-2^53 */
+bool lp_json_integer(const lp_json_node *node,
+                     int64_t *out) LP_MUST_USE; /* false: not a whole number in +-2^53 */
 lp_str lp_json_string(const lp_json_node *node);
-size_t lp_json_count(const lp_json_node *node);       /* of an array or object */
+size_t lp_json_count(const lp_json_node *node); /* of an array or object */
 /* Iteration, in order: first child or NULL, next sibling or NULL. Key of an object's member. */
 const lp_json_node *lp_json_first(const lp_json_node *node);
 const lp_json_node *lp_json_next(const lp_json_node *node);
