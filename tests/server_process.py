@@ -63,11 +63,12 @@ class Server:
 
     def _read_lines(self) -> None:
         assert self.process.stderr
-        for raw in self.process.stderr:
-            line = raw.decode(errors="replace")
-            self.lines.append(line)
-            if match := re.search(r"ready at (http://\S+)", line):
-                self.found.put(match[1])
+        with self.process.stderr as lines:
+            for raw in lines:
+                line = raw.decode(errors="replace")
+                self.lines.append(line)
+                if match := re.search(r"ready at (http://\S+)", line):
+                    self.found.put(match[1])
         self.found.put("")
 
     def _wait_for_url(self) -> str:
@@ -170,7 +171,9 @@ def read_events(body: bytes) -> list[Any]:
 def read_replies(sock: socket.socket, head_only: bool = False) -> Iterator[Reply]:
     """Replies as they come, by Content-Length, chunks or the close."""
     reader = Reader(sock)
-    while (head := reader.until(b"\r\n\r\n")) is not None:
+    quiet = None  # the first reply may take its time
+    while (head := reader.next_head(quiet)) is not None:
+        quiet = 0.5
         lines = head.decode("latin-1").split("\r\n")
         status = int(lines[0].split(" ")[1])
         headers = {
@@ -201,19 +204,22 @@ class Reader:
         self.data += part
         return bool(part)
 
-    def until(self, mark: bytes) -> bytes | None:
-        if not self.data and not self.ended:
-            # Between replies only a short wait, for servers that keep the connection.
+    def next_head(self, quiet: float | None) -> bytes | None:
+        """A reply's head, or None if nothing more comes (within `quiet` seconds)."""
+        if not self.data and not self.ended and quiet is not None:
             before = self.sock.gettimeout()
-            if getattr(self, "again", False):
-                self.sock.settimeout(0.5)
+            self.sock.settimeout(quiet)
             self.more()
             self.sock.settimeout(before)
-        self.again = True
-        while mark not in self.data:
-            if not self.data or not self.more():
-                assert not self.data, f"cut reply: {self.data[:200]!r}"
+            if not self.data:
                 return None
+        if not self.data and not self.more():
+            return None
+        return self.until(b"\r\n\r\n")
+
+    def until(self, mark: bytes) -> bytes:
+        while mark not in self.data:
+            assert self.more(), f"the reply is cut: {self.data[:200]!r}"
         part, _, self.data = self.data.partition(mark)
         return part
 
@@ -228,7 +234,7 @@ class Reader:
             return self.exactly(int(headers["content-length"]))
         if headers.get("transfer-encoding") == "chunked":
             parts = []
-            while size := int(self.until(b"\r\n") or b"0", 16):
+            while size := int(self.until(b"\r\n"), 16):
                 parts.append(self.exactly(size))
                 assert self.exactly(2) == b"\r\n"
             assert self.exactly(2) == b"\r\n"

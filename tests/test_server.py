@@ -591,6 +591,7 @@ def test_quit(packed_smollm2: Path) -> None:
     assert server.process.poll() is None
     assert server.post("/api/quit", {}).status == 200
     assert server.process.wait(timeout=10) == 0
+    server.stop()
 
 
 def test_interrupt(packed_smollm2: Path) -> None:
@@ -682,3 +683,5 @@ def test_second_start_finds_the_first(packed_smollm2: Path) -> None:
     finally:
         first.terminate()
         first.wait(timeout=10)
+        if first.stderr:
+            first.stderr.close()
