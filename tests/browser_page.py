@@ -83,7 +83,6 @@ def chromium(program: str, driver: str, profile: Path) -> Iterator[webdriver.Chr
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     browser = webdriver.Chrome(options=options, service=Service(driver))
     try:
-        browser.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": WATCH})
         yield browser
     finally:
         browser.quit()
@@ -104,11 +103,17 @@ class ChatPage:
         self.browser.refresh()
         self.wait(lambda: self.field.is_enabled() and self.find(".gauge"))
 
-    def open_new_tab(self) -> None:
+    def new_tab(self) -> None:
         """A tab of its own has no conversation stored."""
         self.browser.switch_to.new_window("tab")
         self.browser.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": WATCH})
-        self.open()
+
+    def close(self) -> None:
+        """Closes the tab, and forgets what it logged."""
+        self.browser.close()
+        self.browser.switch_to.window(self.browser.window_handles[0])
+        self.console()
+        self.requests()
 
     # --- seeing -----------------------------------------------------------------------------
 
@@ -145,7 +150,10 @@ class ChatPage:
         return [article.get_attribute("data-state") for article in self.find("article.answer")]
 
     def wait_for_state(self, *states: str) -> None:
-        self.wait(lambda: self.states and self.states[-1] in states, f"no {states}: {self.states}")
+        self.wait(
+            lambda: self.states and self.states[-1] in states,
+            f"the answer is in none of the states {states}",
+        )
 
     @property
     def seen(self) -> list[str]:

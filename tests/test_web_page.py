@@ -10,6 +10,7 @@ import re
 import shutil
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -66,13 +67,35 @@ def page(browser: Any, server: Server) -> Iterator[ChatPage]:
     chat = ChatPage(browser, server.url)
     chat.console()
     chat.requests()
-    chat.open_new_tab()
-    assert f"{chat.url}api/info" in chat.requests()
-    yield chat
+    chat.new_tab()
+    try:
+        chat.open()
+        assert f"{chat.url}api/info" in chat.requests()
+        yield chat
+        check_behaviour(chat)
+    finally:
+        chat.close()
+
+
+def check_behaviour(chat: ChatPage) -> None:
     assert chat.seen == []
     assert chat.console() == []
     asked = chat.requests()
     assert [url for url in asked if not url.startswith((chat.url, "data:image/"))] == []
+
+
+@contextmanager
+def own_server(browser: Any, packed: Path, *arguments: str) -> Iterator[tuple[Server, ChatPage]]:
+    """A server and a tab for one test, which may leave an unusual log."""
+    from browser_page import ChatPage
+
+    with Server(packed, *arguments) as running:
+        page = ChatPage(browser, running.url)
+        page.new_tab()
+        try:
+            yield running, page
+        finally:
+            page.close()
 
 
 def test_a_question_is_answered_as_a_stream(page: ChatPage) -> None:
@@ -189,7 +212,8 @@ def test_a_reload_keeps_the_chat_of_the_tab_only(page: ChatPage) -> None:
     # Nothing of it is stored where another program on this port could find it later.
     assert page.script("return Object.keys(localStorage)") == []
     assert page.script("return document.cookie") == ""
-    page.open_new_tab()
+    page.new_tab()
+    page.open()
     assert page.questions == []
 
 
@@ -276,6 +300,65 @@ def test_a_full_context_is_said_with_its_counts(page: ChatPage) -> None:
     assert all("400 (Bad Request)" in line for line in page.console())
 
 
+def test_an_answer_that_fills_the_context_says_so(browser: Any, packed_smollm2: Path) -> None:
+    with own_server(browser, packed_smollm2, "-c", "192", "--temp", "0") as (_, page):
+        page.open()
+        page.ask(LONG)
+        page.wait_for_state("done")
+        said = page.find(".notice")[0].text
+        assert "fills all 192 tokens" in said
+        assert page.find(".gauge.high .numbers")[0].text == "192 of 192 tokens"
+        page.find(".notice button")[0].click()
+        page.wait(lambda: page.questions == [])
+        assert page.find(".gauge.calm .numbers")[0].text == "0 of 192 tokens"
+        check_behaviour(page)
+
+
+def test_thinking_is_folded(page: ChatPage) -> None:
+    page.script(
+        STREAM, "first thoughts " * 4 + "**then** the answer, which is longer. " * 14, 9, 60
+    )
+    page.ask("go")
+    page.wait_for_state("thinking")
+    page.wait(lambda: page.find(".thinking summary")[0].text == "Thinking")
+    page.wait_for_state("done")
+    assert page.find(".thinking summary")[0].text.startswith("Thought")
+    body = page.find(".thinking .markdown")[0]
+    assert not body.is_displayed()
+    page.find(".thinking summary")[0].click()
+    page.wait(body.is_displayed)
+    assert body.text.startswith("first thoughts")
+    assert "first thoughts" not in page.find("article.answer > .markdown")[0].text
+
+
+def test_a_key_is_asked_for_and_not_left_in_the_address(
+    browser: Any, packed_smollm2: Path, tmp_path: Path
+) -> None:
+    key = "correct-horse-battery-staple"
+    file = tmp_path / "key"
+    file.write_text(key + "\n")
+    arguments = ("-c", "512", "--api-key-file", str(file))
+    with own_server(browser, packed_smollm2, *arguments) as (_, page):
+        browser.get(page.url)
+        for attempt, outcome in (("wrong", "not accepted"), (key, "")):
+            page.wait(lambda: page.find("#key"))
+            page.find("#key")[0].clear()
+            page.find("#key")[0].send_keys(attempt, ENTER)
+            if outcome:
+                page.wait(lambda: outcome in page.find(".screen p")[0].text)  # noqa: B023
+        page.wait(lambda: page.find(".gauge"))
+        page.ask("Say hello.")
+        page.wait_for_state("writing", "done")
+        page.reload()
+        # As the program itself opens it: the key in the fragment.
+        page.script("sessionStorage.clear()")
+        browser.get("about:blank")
+        browser.get(f"{page.url}#key={key}")
+        page.wait(lambda: page.find(".gauge"))
+        assert browser.current_url == page.url
+        assert key not in page.script("return document.documentElement.outerHTML")
+
+
 def test_the_policy_is_in_force(page: ChatPage, canary: Canary) -> None:
     """Controls: what the other tests find absent would be seen if it were there."""
     assert page.seen == []
@@ -299,7 +382,7 @@ def test_the_policy_is_in_force(page: ChatPage, canary: Canary) -> None:
 
 
 STREAM = """
-const [text, step] = arguments;
+const [text, step, pause] = arguments;
 const fetch = window.fetch;
 window.fetch = (path, init) => {
   if (!String(path).includes("chat/completions")) return fetch(path, init);
@@ -309,7 +392,7 @@ window.fetch = (path, init) => {
   let at = 0;
   return Promise.resolve(new Response(new ReadableStream({
     async pull(controller) {
-      await new Promise((resolve) => setTimeout(resolve, 2));
+      await new Promise((resolve) => setTimeout(resolve, pause));
       if (at < text.length) {
         const kind = at < text.length / 8 ? "reasoning_content" : "content";
         controller.enqueue(chunk({[kind]: text.slice(at, at + step)}, null));
@@ -359,7 +442,7 @@ def check_answers(page: ChatPage, canary: Canary) -> None:
 def test_hostile_answers_stay_text_while_they_stream(page: ChatPage, canary: Canary) -> None:
     text = "\n\n".join(hostile(canary))
     for step in (997, 23):
-        page.script(STREAM, text, step)
+        page.script(STREAM, text, step, 1)
         page.ask("go")
         page.wait_for_state("done")
         check_answers(page, canary)
@@ -400,6 +483,7 @@ def test_it_fits_a_phone_and_has_a_name_for_every_control(page: ChatPage) -> Non
         + "\n```\n\n"
         + "y" * 300,
         50,
+        1,
     )
     page.ask("go " + "z" * 300)
     page.wait_for_state("done")
@@ -431,34 +515,25 @@ def test_it_fits_a_phone_and_has_a_name_for_every_control(page: ChatPage) -> Non
 def test_it_says_that_the_program_is_gone_and_comes_back(
     browser: Any, packed_smollm2: Path
 ) -> None:
-    from browser_page import ChatPage
-
-    with Server(packed_smollm2, "-c", "512") as running:
-        page = ChatPage(browser, running.url)
-        page.open_new_tab()
-        port = running.port
-        running.stop()
+    with own_server(browser, packed_smollm2, "-c", "512") as (first, page):
+        page.open()
+        first.stop()
         page.ask("Are you there?")
         page.wait_for_state("failed")
         page.wait(lambda: page.find(".notice.gone"))
         assert "not running" in page.find(".notice.gone")[0].text
-    # `--port 0` comes first; the last one given counts.
-    with Server(packed_smollm2, "-c", "512", "--port", str(port)) as running:
-        assert running.port == port
-        page.wait(lambda: not page.find(".notice.gone"))
-        page.click("Try again")
-        page.wait_for_state("writing", "done")
-        assert page.questions == ["Are you there?"]
-    page.console()
-    page.requests()
+        # `--port 0` comes first; the last one given counts.
+        with Server(packed_smollm2, "-c", "512", "--port", str(first.port)) as second:
+            assert second.port == first.port
+            page.wait(lambda: not page.find(".notice.gone"))
+            page.click("Try again")
+            page.wait_for_state("writing", "done")
+            assert page.questions == ["Are you there?"]
 
 
 def test_the_quit_button_ends_the_program(browser: Any, packed_smollm2: Path) -> None:
-    from browser_page import ChatPage
-
-    with Server(packed_smollm2, "-c", "512") as running:
-        page = ChatPage(browser, running.url)
-        page.open_new_tab()
+    with own_server(browser, packed_smollm2, "-c", "512") as (running, page):
+        page.open()
         page.ask("Say hello.")
         page.wait_for_state("writing", "done")
         page.click("Quit")
@@ -472,5 +547,3 @@ def test_the_quit_button_ends_the_program(browser: Any, packed_smollm2: Path) ->
         assert running.process.wait(timeout=20) == 0
         assert page.script("return sessionStorage.length") == 0
         assert page.seen == []
-    page.console()
-    page.requests()

@@ -303,6 +303,7 @@ export class App extends Component<{ api: Api }, State> {
               turn={turn}
               last={turn === (turn.role === "user" ? lastQuestion : turns.at(-1))}
               busy={answering}
+              context={info?.context ?? 0}
               onRegenerate={this.#regenerate}
               onEdit={this.#edit}
               onNewChat={this.#newChat}
@@ -359,7 +360,8 @@ export class App extends Component<{ api: Api }, State> {
 function Gauge({ used, size }: { used: number; size: number }): VNode {
   const share = size > 0 ? Math.min(used / size, 1) : 0;
   const level = share > 0.9 ? "high" : share > 0.75 ? "raised" : "calm";
-  const words = `${count(used)} of ${count(size)} tokens`;
+  // The last token sampled of an answer that fills the window is not in the window itself.
+  const words = `${count(Math.min(used, size))} of ${count(size)} tokens`;
   return (
     <span class={`gauge ${level}`} title="How much of what the model can keep in view is used">
       <meter min={0} max={size} value={used} aria-label="Context in use">

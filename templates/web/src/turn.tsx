@@ -14,6 +14,7 @@ export interface TurnProps {
   turn: Turn;
   last: boolean; // of its kind: the one that can be changed or answered again
   busy: boolean; // an answer is under way
+  context: number; // tokens that a conversation may hold
   onRegenerate: () => void;
   onEdit: () => void;
   onNewChat: () => void;
@@ -111,7 +112,7 @@ function Thinking({ turn }: { turn: Answer }): VNode {
 }
 
 /** Why the answer ended, where that is not plain from the answer. */
-function Ending({ turn, last, onNewChat }: TurnProps & { turn: Answer }): VNode | null {
+function Ending({ turn, last, context, onNewChat }: TurnProps & { turn: Answer }): VNode | null {
   const newChat = (
     <button type="button" class="plain-button" onClick={onNewChat}>
       New chat
@@ -137,10 +138,12 @@ function Ending({ turn, last, onNewChat }: TurnProps & { turn: Answer }): VNode 
     );
   }
   if (turn.end === "context") {
-    const tokens = count(turn.promptTokens + turn.answerTokens);
     return (
       <div class="notice">
-        <p>The answer stopped here because the conversation is full ({tokens} tokens). The model can see no more.</p>
+        <p>
+          The answer stopped here: the conversation fills all {count(context)} tokens that the model
+          can keep in view.
+        </p>
         {last && newChat}
       </div>
     );
