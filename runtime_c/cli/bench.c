@@ -74,17 +74,20 @@ static void report(const lp_app *app, const result *r) {
     double decode = median(r->decode, n);
     const char *level = lp_engine_kernels(app->engine)->name;
     int threads = lp_engine_n_threads(app->engine);
+    const char *act = lp_engine_act(app->engine) == LP_ACT_F32 ? "f32" : "int8";
     if (o->json) {
         (void)lp_print_format(
             "{\"prefill_tps\": %.3f, \"decode_tps\": %.3f, \"n_prompt\": %lld, \"n_predict\": "
             "%lld, "
-            "\"repeat\": %zu, \"threads\": %d, \"cpu\": \"%s\", \"prefill_min\": %.3f, "
+            "\"repeat\": %zu, \"threads\": %d, \"cpu\": \"%s\", \"act\": \"%s\", \"prefill_min\": "
+            "%.3f, "
             "\"prefill_max\": %.3f, \"decode_min\": %.3f, \"decode_max\": %.3f}\n",
             prefill, decode, (long long)o->bench_prompt, (long long)o->bench_predict, n, threads,
-            level, r->prefill[0], r->prefill[n - 1], r->decode[0], r->decode[n - 1]);
+            level, act, r->prefill[0], r->prefill[n - 1], r->decode[0], r->decode[n - 1]);
         return;
     }
-    (void)lp_print_format("%s, %d threads, %s\n", lp_app_name(app), threads, level);
+    (void)lp_print_format("%s, %d threads, %s, %s activations\n", lp_app_name(app), threads, level,
+                          act);
     (void)lp_print_format("prefill %6lld tokens  %9.2f tokens/s  (%.2f to %.2f)\n",
                           (long long)o->bench_prompt, prefill, r->prefill[0], r->prefill[n - 1]);
     (void)lp_print_format("decode  %6lld tokens  %9.2f tokens/s  (%.2f to %.2f)\n",

@@ -259,6 +259,10 @@ size_t lp_engine_n_seq(const lp_engine *engine) {
 size_t lp_engine_n_logit_rows(const lp_engine *engine) {
     return engine->n_logit_rows;
 }
+lp_act_mode lp_engine_act(const lp_engine *engine) {
+    return engine->act;
+}
+
 int lp_engine_n_threads(const lp_engine *engine) {
     return lp_pool_threads(engine->pool);
 }

@@ -64,6 +64,7 @@ size_t lp_engine_n_batch(const lp_engine *engine);
 size_t lp_engine_n_seq(const lp_engine *engine);
 size_t lp_engine_n_logit_rows(const lp_engine *engine);
 int lp_engine_n_threads(const lp_engine *engine);
+lp_act_mode lp_engine_act(const lp_engine *engine);
 size_t lp_engine_kv_bytes(const lp_engine *engine); /* reserved for the cache */
 
 #endif
