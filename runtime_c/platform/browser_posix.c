@@ -55,7 +55,7 @@ static bool can_find(const char *name) {
         if (len > 0 && len + 1 + strlen(name) < sizeof full) {
             memcpy(full, path, len);
             full[len] = '/';
-            strcpy(full + len + 1, name);
+            memcpy(full + len + 1, name, strlen(name) + 1);
             if (is_program(full)) return true;
         }
         path = end ? end + 1 : NULL;
@@ -77,7 +77,7 @@ static void add_command(const char *name, const char *argument) {
 static void add_from_environment(void) {
     const char *browser = getenv("BROWSER");
     if (!browser || strlen(browser) >= sizeof list.text) return;
-    strcpy(list.text, browser);
+    memcpy(list.text, browser, strlen(browser) + 1);
     char *entry_state = NULL;
     for (char *entry = strtok_r(list.text, ":", &entry_state); entry && list.n < MOST_COMMANDS;
          entry = strtok_r(NULL, ":", &entry_state)) {
