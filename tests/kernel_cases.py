@@ -95,7 +95,9 @@ def aligned(size: int) -> U8:
 class Product:
     """Weights, activations and what is needed to multiply them on any level."""
 
-    def __init__(self, ffi: Any, lib: Any, kind: WeightType, weights: U8, x: F32, mode: int) -> None:
+    def __init__(
+        self, ffi: Any, lib: Any, kind: WeightType, weights: U8, x: F32, mode: int
+    ) -> None:
         self.ffi, self.lib, self.kind = ffi, lib, kind
         self.weights, self.x = weights, np.ascontiguousarray(x, np.float32)
         self.act_kind = lib.lp_act_kind_for(kind.id, mode)
@@ -153,7 +155,9 @@ class Product:
         return out
 
 
-def dequantized_acts(lib: Any, act_kind: int, acts: U8, rows: int, n: int) -> npt.NDArray[np.float64]:
+def dequantized_acts(
+    lib: Any, act_kind: int, acts: U8, rows: int, n: int
+) -> npt.NDArray[np.float64]:
     """What the quantized activations stand for, as (rows, n)."""
     if act_kind == lib.LP_ACT_KIND_F32:
         return acts.view(np.float32).reshape(rows, n).astype(np.float64)

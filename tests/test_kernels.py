@@ -1,0 +1,420 @@
+"""Every kernel level that runs here against ref and against numpy, for every weight type.
+
+Three independent statements: ref equals numpy over the gguf package's dequantized weights; the
+levels equal ref; and a row's result does not depend on how the work was cut.
+
+SPDX-License-Identifier: Apache-2.0
+"""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+import mmap
+from typing import Any
+
+import kernel_cases as cases
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+INT8, FLOAT = 0, 1
+
+
+def lengths(kind: cases.WeightType) -> list[int]:
+    """K: one block, odd counts, more than one panel; for floats every rest of 16."""
+    if kind.block == 256:
+        return [256, 768, 2304]
+    if kind.block == 32:
+        return [32, 96, 576, 2592]
+    return [1, 3, 15, 16, 17, 40, 255, 2049, 2500]
+
+
+def product(
+    lib: Any, ffi: Any, name: str, mode: int, n_out: int, n_in: int, rows: int, seed: int
+) -> cases.Product:
+    rng = np.random.default_rng([seed, n_in, rows, n_out])
+    kind = cases.BY_NAME[name]
+    x = rng.standard_normal((rows, n_in)) * rng.choice([0.01, 1, 30], (rows, 1))
+    weights = cases.random_weights(kind, n_out, n_in, rng)
+    return cases.Product(ffi, lib, kind, weights, x.astype(np.float32), mode)
+
+
+# --- the levels ------------------------------------------------------------------------------
+
+
+def test_levels_by_name(lib: Any, ffi: Any) -> None:
+    why = ffi.new("char **")
+    names = [cases.name_of(ffi, lib.lp_kernels_at(i)) for i in range(lib.lp_kernels_count())]
+    assert names[-1] == "ref"
+    assert len(set(names)) == len(names)
+    assert len(names) >= 3
+    assert lib.lp_kernels_at(len(names)) == ffi.NULL
+    for index, name in enumerate(names):
+        level = lib.lp_kernels_select(name.encode(), why)
+        if lib.lp_kernels_runs_here(lib.lp_kernels_at(index)):
+            assert level == lib.lp_kernels_at(index)
+            assert len(ffi.string(level.description)) > 10
+        else:
+            assert level == ffi.NULL
+            assert b"cannot run" in ffi.string(why[0])
+    assert lib.lp_kernels_select(b"sse9", why) == ffi.NULL
+    assert b"no such" in ffi.string(why[0])
+
+
+def test_best_level_is_default(lib: Any, ffi: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LLAMAPACK_CPU", raising=False)
+    assert lib.lp_kernels_select(ffi.NULL, ffi.NULL) == cases.levels(lib)[0]
+
+
+# --- matrix products -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", [INT8, FLOAT], ids=["int8", "f32"])
+@pytest.mark.parametrize("name", cases.NAMES)
+def test_matmul(lib: Any, ffi: Any, name: str, mode: int) -> None:
+    """ref against numpy, the levels against ref, those with fma against each other bit by bit."""
+    for n_in, rows in zip(lengths(cases.BY_NAME[name]), itertools.cycle([1, 2, 5, 13, 40])):
+        p = product(lib, ffi, name, mode, 37, n_in, rows, 1)
+        levels = cases.levels(lib)
+        ref = levels[-1]
+        acts = cases.dequantized_acts(lib, p.act_kind, p.acts(ref), rows, n_in)
+        weights = cases.dequantized(p.kind, p.weights).astype(np.float64)
+        limit = 1e-5 * (np.abs(acts) @ np.abs(weights).T) + 1e-30
+        expected = p.run(ref)
+        assert (np.abs(expected - acts @ weights.T) <= limit).all(), (n_in, rows)
+        fused = [p.run(level) for level in levels if cases.has_fma(ffi, level)]
+        for level in levels[:-1]:
+            got = p.run(level)
+            assert (np.abs(got - expected) <= limit).all(), (cases.name_of(ffi, level), n_in, rows)
+            same = fused[0] if cases.has_fma(ffi, level) else expected
+            assert np.array_equal(got, same), (cases.name_of(ffi, level), n_in, rows)
+
+
+def integer_sums(kind: cases.WeightType, weights: cases.U8, acts: npt.NDArray[np.int64]) -> Any:
+    """Exact sums for blocks whose d is 1 and m or dmin is 0, by the gguf package's values."""
+    return acts @ cases.dequantized(kind, weights).astype(np.int64).T
+
+
+@pytest.mark.parametrize("name", cases.INTEGER_NAMES)
+def test_integer_sums_are_exact(lib: Any, ffi: Any, name: str) -> None:
+    """With all scales 1 an output is its block's integer sum, rounded once."""
+    kind = cases.BY_NAME[name]
+    rng = np.random.default_rng(3)
+    one, zero = (np.array([v], np.float16).view(np.uint8) for v in (1, 0))
+    for rows in (1, 3, 8):
+        weights = cases.random_weights(kind, 40, kind.block, rng)
+        weights[1] = 255
+        weights[2] = 0
+        for at, value in zip(kind.halves, (one, zero), strict=False):
+            weights[:, at : at + 2] = value
+        x = rng.integers(-127, 128, (rows, kind.block))
+        x[0] = 127
+        x[-1, :] = rng.choice([-127, 127], kind.block)
+        x[:, 0] = 127  # so that the scale of the activations is 1 as well
+        p = cases.Product(ffi, lib, kind, weights, x.astype(np.float32), INT8)
+        expected = integer_sums(kind, weights, x.astype(np.int64)).astype(np.float32)
+        for level in cases.levels(lib):
+            assert np.array_equal(p.run(level), expected), (cases.name_of(ffi, level), rows)
+
+
+@pytest.mark.parametrize("mode", [INT8, FLOAT], ids=["int8", "f32"])
+@pytest.mark.parametrize("name", cases.NAMES)
+def test_result_does_not_depend_on_the_cut(lib: Any, ffi: Any, name: str, mode: int) -> None:
+    """Batch size, row lists, ranges of columns and strides leave every bit as it is."""
+    kind = cases.BY_NAME[name]
+    n_in = 512 if kind.block > 1 else 531
+    for level in cases.levels(lib):
+        p = product(lib, ffi, name, mode, 75, n_in, 40, 5)
+        acts = p.acts(level)
+        whole = p.run(level, acts)
+        where = cases.name_of(ffi, level)
+        for count in range(1, 21):
+            rows = list(range(40 - count, 40))
+            assert np.array_equal(p.run(level, acts, rows), whole[rows]), (where, count)
+        rows = [7, 7, 0, 39, 3]
+        assert np.array_equal(p.run(level, acts, rows), whole[rows]), where
+        for width in (level.weight_row_group, 2 * level.weight_row_group):
+            for row_list in (None, [11]):
+                pieces = whole if row_list is None else whole[row_list]
+                for begin in range(0, 75, width):
+                    end = min(begin + width, 75)
+                    out = p.run(level, acts, row_list, (begin, end), pad=5)
+                    assert np.array_equal(out[:, begin:end], pieces[:, begin:end]), where
+                    assert np.isnan(np.delete(out, np.s_[begin:end], axis=1)).all(), where
+
+
+def test_many_rows_and_long_rows(lib: Any, ffi: Any) -> None:
+    """More rows than a sweep holds, and more of K than a panel holds."""
+    for name in ("Q4_1", "Q8_0", "Q6_K", "F16"):
+        for n_in, rows in ((256, 1030), (8192, 9)):
+            p = product(lib, ffi, name, INT8, 33, n_in, rows, 6)
+            for level in cases.levels(lib)[:-1]:
+                acts = p.acts(level)
+                whole = p.run(level, acts)
+                for row in (0, rows // 2, rows - 1):
+                    assert np.array_equal(p.run(level, acts, [row])[0], whole[row])
+
+
+def test_quantized_activations(lib: Any, ffi: Any) -> None:
+    """The same blocks on every level, by the formula in blocks.h; threads may split the rows."""
+    rng = np.random.default_rng(8)
+    x = (rng.standard_normal((5, 512)) * 3).astype(np.float32)
+    x[1, :256] = 0
+    x[2] *= 1e-32
+    x[3, 40] = 1e4
+    kind, levels = cases.BY_NAME["Q8_0"], cases.levels(lib)
+    for block, name in ((32, "Q8_0"), (256, "Q6_K")):
+        p = cases.Product(ffi, lib, cases.BY_NAME[name], np.zeros((1, 1), np.uint8), x, INT8)
+        expected = p.acts(levels[-1])
+        amax = np.abs(x.reshape(5, -1, block)).max(axis=2, keepdims=True)
+        with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
+            inverse = np.where(amax < 1e-30, 0, np.float32(127) / amax).astype(np.float32)
+            q = np.rint(x.reshape(5, -1, block) * inverse).astype(np.float64)
+        scale = np.where(amax < 1e-30, 0, amax / np.float32(127)).astype(np.float64)
+        values = cases.dequantized_acts(lib, p.act_kind, expected, 5, 512)
+        assert np.array_equal(values, (q * scale).reshape(5, 512))
+        for level in levels:
+            assert np.array_equal(p.acts(level), expected), cases.name_of(ffi, level)
+    assert kind.block == 32
+
+
+def test_hostile_values_do_no_harm(lib: Any, ffi: Any) -> None:
+    """NaN, infinity and random bytes in place of scales: any result, but no crash."""
+    rng = np.random.default_rng(9)
+    for name in cases.NAMES:
+        kind = cases.BY_NAME[name]
+        weights = rng.integers(0, 256, (19, kind.row_bytes(512)), dtype=np.uint8)
+        x = rng.standard_normal((7, 512)).astype(np.float32)
+        x[0, ::7], x[1, 3], x[2, 5], x[3] = np.nan, np.inf, -np.inf, 3e38
+        for level, mode in itertools.product(cases.levels(lib), (INT8, FLOAT)):
+            p = cases.Product(ffi, lib, kind, weights, x, mode)
+            assert p.run(level).shape == (7, 19)
+            assert p.run(level, rows=[0]).shape == (1, 19)
+
+
+class Guarded:
+    """Bytes that end where an inaccessible page begins."""
+
+    def __init__(self, data: cases.U8) -> None:
+        page = mmap.PAGESIZE
+        size = (data.size + page - 1) // page * page
+        self.memory = mmap.mmap(-1, size + page)
+        start = ctypes.addressof(ctypes.c_char.from_buffer(self.memory))
+        libc = ctypes.CDLL(None, use_errno=True)
+        assert libc.mprotect(ctypes.c_void_p(start + size), page, 0) == 0
+        self.data = np.frombuffer(self.memory, np.uint8, data.size, size - data.size)
+        self.data[:] = data.reshape(-1)
+
+
+@pytest.mark.parametrize("name", cases.NAMES)
+def test_no_read_past_the_end(lib: Any, ffi: Any, name: str) -> None:
+    kind = cases.BY_NAME[name]
+    sizes = [kind.block, 3 * kind.block] if kind.block > 1 else [1, 5, 16, 21, 47]
+    for n_in, rows, mode in itertools.product(sizes, (1, 3, 7), (INT8, FLOAT)):
+        p = product(lib, ffi, name, mode, 5, n_in, rows, 10)
+        plain = p.weights
+        for level in cases.levels(lib):
+            expected = p.run(level)
+            acts = Guarded(p.acts(level))
+            guarded = Guarded(plain)
+            p.weights = guarded.data.reshape(plain.shape)
+            assert np.array_equal(p.run(level, acts.data), expected)
+            out = np.empty(n_in, np.float32)
+            for row in p.weights:
+                level.dequantize_row(
+                    kind.id, ffi.from_buffer(row), ffi.from_buffer("float[]", out), n_in
+                )
+            p.weights = plain
+
+
+# --- attention -------------------------------------------------------------------------------
+
+
+class Attention:
+    """A cache of one sequence in shuffled blocks; what no position owns is NaN."""
+
+    def __init__(self, lib: Any, ffi: Any, kv: str, dims: tuple[int, int], cap: float) -> None:
+        self.lib, self.ffi, self.dims, self.cap = lib, ffi, dims, cap
+        rng = np.random.default_rng([*dims, len(kv)])
+        self.kv = {"f16": lib.LP_KV_F16, "f32": lib.LP_KV_F32}[kv]
+        kind = np.float16 if kv == "f16" else np.float32
+        self.n, block = 200, 16
+        table = rng.permutation(16)[:13].astype(np.int32)
+        self.keys = rng.standard_normal((self.n, dims[0])).astype(kind)
+        self.values = rng.standard_normal((self.n, dims[1])).astype(kind)
+        self.queries = (rng.standard_normal((45, dims[0])) * 2).astype(np.float32)
+        self.last = np.sort(rng.integers(0, self.n, 45))
+        self.first = np.maximum(0, self.last - rng.choice([0, 20, 70, 999], 45))
+        slots = table[np.arange(self.n) // block] * block + np.arange(self.n) % block
+        self.caches = []
+        for vectors, before in ((self.keys, 3), (self.values, 5)):
+            cache = np.full((16 * block, before + vectors.shape[1] + 2), np.nan, kind)
+            cache[slots, before : before + vectors.shape[1]] = vectors
+            self.caches.append(cache)
+        size = np.dtype(kind).itemsize
+        self.task = ffi.new(
+            "lp_attention *",
+            {
+                "kv_type": self.kv,
+                "keys": ffi.from_buffer(self.caches[0].view(np.uint8)),
+                "values": ffi.from_buffer(self.caches[1].view(np.uint8)),
+                "key_slot_bytes": self.caches[0].strides[0],
+                "value_slot_bytes": self.caches[1].strides[0],
+                "key_head_offset": 3 * size,
+                "value_head_offset": 5 * size,
+                "table": ffi.from_buffer("int32_t[]", table),
+                "block_len": block,
+                "head_dim": dims[0],
+                "value_dim": dims[1],
+                "scale": dims[0] ** -0.5,
+                "softcap": cap,
+            },
+        )
+        self.table = table
+
+    def expected(self) -> npt.NDArray[np.float64]:
+        out = np.empty((45, self.dims[1]))
+        for i, (first, last) in enumerate(zip(self.first, self.last, strict=False)):
+            keys = self.keys[first : last + 1].astype(np.float64)
+            scores = keys @ self.queries[i].astype(np.float64) * self.dims[0] ** -0.5
+            if self.cap:
+                scores = self.cap * np.tanh(scores / self.cap)
+            p = np.exp(scores - scores.max())
+            out[i] = p / p.sum() @ self.values[first : last + 1].astype(np.float64)
+        return out
+
+    def scratch(self, level: Any) -> cases.U8:
+        return cases.aligned(level.attention_scratch(*self.dims))
+
+    def one_by_one(self, level: Any) -> cases.F32:
+        out = np.empty((45, self.dims[1]), np.float32)
+        scratch = self.scratch(level)
+        for i in range(45):
+            self.task.first, self.task.last = int(self.first[i]), int(self.last[i])
+            q = self.ffi.from_buffer("float[]", self.queries[i])
+            into = self.ffi.from_buffer("float[]", out[i])
+            level.attention(self.task, q, into, self.ffi.from_buffer(scratch))
+        return out
+
+    def together(self, level: Any, order: list[int]) -> cases.F32:
+        out = np.empty((45, self.dims[1]), np.float32)
+        queries = [
+            {
+                "q": self.ffi.from_buffer("float[]", self.queries[i]),
+                "out": self.ffi.from_buffer("float[]", out[i]),
+                "first": int(self.first[i]),
+                "last": int(self.last[i]),
+            }
+            for i in order
+        ]
+        array = self.ffi.new("lp_attention_query[]", queries)
+        scratch = self.scratch(level)
+        level.attention_many(self.task, array, len(order), self.ffi.from_buffer(scratch))
+        return out
+
+
+@pytest.mark.parametrize("cap", [0.0, 5.0])
+@pytest.mark.parametrize("kv", ["f16", "f32"])
+@pytest.mark.parametrize("dims", [(64, 64), (256, 256), (20, 12), (128, 96)])
+def test_attention(lib: Any, ffi: Any, dims: tuple[int, int], kv: str, cap: float) -> None:
+    case = Attention(lib, ffi, kv, dims, cap)
+    expected = case.expected()
+    order = list(np.random.default_rng(4).permutation(45))
+    for level in cases.levels(lib):
+        alone = case.one_by_one(level)
+        assert np.abs(alone - expected).max() < 5e-6, cases.name_of(ffi, level)
+        for queries in (list(range(45)), order):
+            assert np.array_equal(case.together(level, queries), alone), cases.name_of(ffi, level)
+
+
+@pytest.mark.parametrize("kv", ["f16", "f32"])
+def test_store_kv(lib: Any, ffi: Any, kv: str) -> None:
+    rng = np.random.default_rng(12)
+    kind = np.float16 if kv == "f16" else np.float32
+    code = lib.LP_KV_F16 if kv == "f16" else lib.LP_KV_F32
+    for n, level in itertools.product((1, 15, 16, 67), cases.levels(lib)):
+        x = (rng.standard_normal(n) * 10.0 ** rng.integers(-7, 4, n)).astype(np.float32)
+        out = np.zeros(n + 1, kind)
+        into = ffi.from_buffer(out.view(np.uint8))
+        level.store_kv(code, ffi.from_buffer("float[]", x), into, n)
+        assert np.array_equal(out[:n], x.astype(kind))
+        assert out[n] == 0
+
+
+# --- element by element ----------------------------------------------------------------------
+
+SIZES = [1, 2, 15, 16, 17, 31, 64, 100, 577]
+
+
+def signal(n: int, spread: float = 4.0) -> cases.F32:
+    x = np.random.default_rng(n).standard_normal(n) * spread
+    x[0] = 0
+    return x.astype(np.float32)
+
+
+@pytest.mark.parametrize("gate", ["silu_mul", "gelu_mul"])
+def test_gates(lib: Any, ffi: Any, gate: str) -> None:
+    for n, level in itertools.product(SIZES, cases.levels(lib)):
+        x, up = signal(n), signal(n, 1.0)
+        wide = x.astype(np.float64)
+        power = wide if gate == "silu_mul" else np.sqrt(8 / np.pi) * (wide + 0.044715 * wide**3)
+        expected = wide / (1 + np.exp(-power)) * up
+        function = getattr(level, gate)
+        function(ffi.from_buffer("float[]", x), ffi.from_buffer("float[]", up), n)
+        # A rounding error of the power counts as often as the power is large.
+        limit = (1e-6 + 2e-7 * np.abs(power)) * np.abs(expected) + 1e-25
+        assert (np.abs(x - expected) <= limit).all(), cases.name_of(ffi, level)
+
+
+def test_gates_at_the_ends(lib: Any, ffi: Any) -> None:
+    ends = np.array([-np.inf, -1e30, -1000, -100, 100, 1000, 1e30, np.inf], np.float32)
+    for level, gate in itertools.product(cases.levels(lib), ("silu_mul", "gelu_mul")):
+        x, up = ends.copy(), np.ones(8, np.float32)
+        getattr(level, gate)(ffi.from_buffer("float[]", x), ffi.from_buffer("float[]", up), 8)
+        assert np.array_equal(x[4:], ends[4:]), cases.name_of(ffi, level)
+        assert (np.abs(x[2:4]) < 1e-30).all(), cases.name_of(ffi, level)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_rms_norm(lib: Any, ffi: Any, weighted: bool) -> None:
+    for n, level in itertools.product(SIZES, cases.levels(lib)):
+        x, weight = signal(n), signal(n, 1.0)
+        wide = x.astype(np.float64)
+        expected = wide / np.sqrt(np.mean(wide**2) + 1e-5) * (weight if weighted else 1)
+        out = np.empty(n, np.float32)
+        pointer = ffi.from_buffer("float[]", weight) if weighted else ffi.NULL
+        buffers = [ffi.from_buffer("float[]", a) for a in (x, out)]
+        level.rms_norm(buffers[0], pointer, 1e-5, buffers[1], n)
+        assert np.allclose(out, expected, rtol=2e-6, atol=1e-9), cases.name_of(ffi, level)
+        level.rms_norm(buffers[0], pointer, 1e-5, buffers[0], n)  # in place
+        assert np.array_equal(out, x)
+
+
+def test_add_scale_rope(lib: Any, ffi: Any) -> None:
+    for n, level in itertools.product(SIZES, cases.levels(lib)):
+        x, y = signal(n), signal(n + 1)[1:]
+        expected = (x + y) * np.float32(0.37)
+        level.add(ffi.from_buffer("float[]", x), ffi.from_buffer("float[]", y), n)
+        level.scale(ffi.from_buffer("float[]", x), 0.37, n)
+        assert np.array_equal(x, expected)
+    for half, neox, level in itertools.product((1, 7, 16, 33), (True, False), cases.levels(lib)):
+        x, angle = signal(2 * half + 3), signal(half)
+        a = slice(0, half) if neox else slice(0, 2 * half, 2)
+        b = slice(half, 2 * half) if neox else slice(1, 2 * half, 2)
+        turn = np.stack([np.cos(angle), np.sin(angle)], axis=1).astype(np.float32)
+        expected = x.copy()
+        expected[a] = x[a] * turn[:, 0] - x[b] * turn[:, 1]
+        expected[b] = x[a] * turn[:, 1] + x[b] * turn[:, 0]
+        level.rope(ffi.from_buffer("float[]", x), ffi.from_buffer("float[]", turn), 2 * half, neox)
+        assert np.array_equal(x, expected), (cases.name_of(ffi, level), half, neox)
+
+
+def test_max_sum_exp(lib: Any, ffi: Any) -> None:
+    for n, level in itertools.product([*SIZES, 5000], cases.levels(lib)):
+        x = signal(n)
+        most, total = ffi.new("float *"), ffi.new("double *")
+        level.max_sum_exp(ffi.from_buffer("float[]", x), n, most, total)
+        assert most[0] == x.max()
+        expected = np.exp(x.astype(np.float64) - x.max()).sum()
+        assert abs(total[0] / expected - 1) < 2e-6, cases.name_of(ffi, level)
