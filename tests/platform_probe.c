@@ -180,7 +180,6 @@ static void terminals(void) {
     say("terminal", lp_terminal_is(1));
     say("raw", lp_terminal_raw(true));
     say("columns", lp_terminal_columns());
-    say("confined", strlen(lp_confine()) > 0);
     say("console", lp_process_owns_console());
     fflush(stdout);
     say("output", lp_terminal_write(1, lp_str_from("direct gr\xC3\xBC\xC3\x9F"
@@ -243,6 +242,42 @@ static int raw(void) {
     return 0;
 }
 
+static int confine(uint64_t other_port) {
+    lp_buf text, path;
+    lp_socket listener, second;
+    uint16_t port, port2;
+    lp_thread *thread;
+    unsigned char bytes[600] = {0};
+    lp_buf_init(&text, 0);
+    lp_buf_init(&path, 0);
+    if (lp_net_start(&err) != LP_OK || lp_state_directory(&path, &err) != LP_OK) return 9;
+    if (lp_net_listen(&listener, "127.0.0.1", 0, &port, NULL, &err) != LP_OK) return 9;
+    lp_buf_add_text(&path, "/history");
+    say_text("confined", lp_confine());
+
+    say("read", lp_file_read(&text, "/etc/passwd", 1 << 20, &err));
+    say("write", lp_file_write_private("note", lp_str_from("x"), &err));
+    say("connect", lp_net_connect_loopback((uint16_t)other_port, 5) != LP_SOCKET_NONE);
+    say("listen", lp_net_listen(&second, "127.0.0.1", 0, &port2, NULL, &err));
+    say("shell", system("exit 7") == 7 << 8);
+    say("state-written", lp_file_write_private(path.data, lp_str_from("history"), &err));
+    say("state-read", lp_file_read(&text, path.data, 100, &err));
+
+    say("random", lp_random_bytes(bytes, sizeof bytes) && memcmp(bytes, bytes + 300, 300) != 0);
+    say("cpus", lp_cpu_count());
+    say("available", (long long)lp_memory_available());
+    say("local", lp_clock_local() - lp_clock_unix());
+    counter c = {lp_mutex_new(), lp_condition_new(), 0};
+    say("thread", lp_thread_start(&thread, count, &c, 1 << 16, &err));
+    lp_thread_join(thread);
+    say("port", port);
+    lp_poll_item item = {.socket = listener, .want_read = true};
+    say("polled", lp_net_poll(&item, 1, NULL, 10));
+    lp_socket client = lp_net_accept(listener);
+    say("accepted", client != LP_SOCKET_NONE && lp_net_write(client, "hello", 5) == 5);
+    return 0;
+}
+
 /* Sends back what it gets, until it gets "quit". */
 static int echo(const char *port_text) {
     lp_socket listener, clients[64];
@@ -294,6 +329,11 @@ int main(int argc, char **argv) {
     if (strcmp(command, "browser") == 0) return browser(argument);
     if (strcmp(command, "raw") == 0) return raw();
     if (strcmp(command, "echo") == 0 && argument) return echo(argument);
+    uint64_t number;
+    if (strcmp(command, "confine") == 0 && argument &&
+        lp_parse_u64(lp_str_from(argument), &number)) {
+        return confine(number);
+    }
     if (strcmp(command, "write") == 0) {
         bool done = true;
         for (int i = 0; i < 1000 && done; i++) done = lp_terminal_write(1, lp_str_from("text\n"));

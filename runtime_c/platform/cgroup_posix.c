@@ -10,7 +10,7 @@
 #define _GNU_SOURCE
 #endif
 
-#include "platform/cgroup.h"
+#include "platform/shared_posix.h"
 
 #include <errno.h>
 #include <fcntl.h>

@@ -25,7 +25,7 @@
 #include <string.h>
 
 #include "base/memory.h"
-#include "platform/cgroup.h"
+#include "platform/shared_posix.h"
 #elif defined(__APPLE__)
 #include <sys/sysctl.h>
 #endif
@@ -144,7 +144,7 @@ static bool affinity(cpu_set *out) {
     return sched_getaffinity(0, sizeof *out, (cpu_set_t *)(void *)out) == 0 && count(out) > 0;
 }
 
-int lp_cpu_count(void) {
+static int count_cores(void) {
     int n = online();
     cpu_set mine;
     if (affinity(&mine)) {
@@ -165,7 +165,7 @@ static int sysctl_int(const char *name) {
     return sysctlbyname(name, &value, &size, NULL, 0) == 0 ? value : 0;
 }
 
-int lp_cpu_count(void) {
+static int count_cores(void) {
     int n = sysctl_int("hw.perflevel0.physicalcpu");
     if (n < 1) n = sysctl_int("hw.physicalcpu");
     return n < 1 ? online() : n;
@@ -173,8 +173,15 @@ int lp_cpu_count(void) {
 
 #else
 
-int lp_cpu_count(void) {
+static int count_cores(void) {
     return online();
 }
 
 #endif
+
+/* Counted once: the files this needs may be out of reach later (lp_confine). */
+int lp_cpu_count(void) {
+    static int known;
+    if (known == 0) known = count_cores();
+    return known;
+}

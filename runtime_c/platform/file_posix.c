@@ -268,10 +268,8 @@ lp_code lp_own_path(lp_buf *out, lp_error *err) {
     if (len > 0 && (size_t)len < sizeof target - 1) {
         target[len] = '\0';
         /* A deleted or replaced file reads as "NAME (deleted)"; the link itself still opens it. */
-        struct stat by_name, by_link;
-        bool same = stat(target, &by_name) == 0 && stat(link, &by_link) == 0 &&
-                    by_name.st_ino == by_link.st_ino && by_name.st_dev == by_link.st_dev;
-        lp_buf_add_text(out, same ? target : link);
+        struct stat info;
+        lp_buf_add_text(out, stat(target, &info) == 0 ? target : link);
         return lp_buf_check(out, err);
     }
     /* No /proc (a bare chroot): the kernel also leaves the name it was asked to execute. */

@@ -1,20 +1,22 @@
-/* net.h - loopback sockets, readiness, wake-up from another thread. Bodies: net_posix.c, net_windows.c.
- * All sockets are non-blocking.
- * SPDX-License-Identifier: Apache-2.0 */
+/* net.h - loopback sockets, readiness, wake-up from another thread. Bodies: net_posix.c,
+ * net_windows.c. All sockets are non-blocking. SPDX-License-Identifier: Apache-2.0 */
 #ifndef LP_PLATFORM_NET_H
 #define LP_PLATFORM_NET_H
 
 #include "base/status.h"
 
 typedef intptr_t lp_socket; /* LP_SOCKET_NONE when invalid */
-#define LP_SOCKET_NONE ((lp_socket)-1)
+#define LP_SOCKET_NONE ((lp_socket) - 1)
 
 lp_code lp_net_start(lp_error *err) LP_MUST_USE; /* once; also ignores SIGPIPE */
 
-/* Listens on host (an IPv4 or IPv6 literal, or "localhost") and port (0 = any free one). *bound gets the port in use. A busy
- * port gives LP_ERR_IO with a text that says so; *busy (may be NULL) tells it apart. */
-lp_code lp_net_listen(lp_socket *out, const char *host, uint16_t port, uint16_t *bound, bool *busy, lp_error *err) LP_MUST_USE;
-lp_socket lp_net_accept(lp_socket listener); /* LP_SOCKET_NONE = none waiting, or out of descriptors */
+/* Listens on host (an IPv4 or IPv6 literal, or "localhost") and port (0 = any free one). *bound
+ * gets the port in use. A busy port gives LP_ERR_IO with a text that says so; *busy (may be NULL)
+ * tells it apart. */
+lp_code lp_net_listen(lp_socket *out, const char *host, uint16_t port, uint16_t *bound, bool *busy,
+                      lp_error *err) LP_MUST_USE;
+lp_socket
+lp_net_accept(lp_socket listener); /* LP_SOCKET_NONE = none waiting, or out of descriptors */
 /* A blocking connect to a loopback port with a time limit (is another copy running?). */
 lp_socket lp_net_connect_loopback(uint16_t port, double seconds);
 void lp_net_close(lp_socket s);

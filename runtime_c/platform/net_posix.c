@@ -52,8 +52,11 @@ static void prepare_socket(int fd) {
 #endif
 }
 
+/* An unused socket, since files cannot be opened any more after lp_confine. */
 static void open_reserve(void) {
-    if (reserve < 0) reserve = open("/dev/null", O_RDONLY | O_CLOEXEC);
+    if (reserve >= 0) return;
+    reserve = socket(AF_INET, SOCK_STREAM, 0);
+    if (reserve >= 0) prepare_descriptor(reserve);
 }
 
 lp_code lp_net_start(lp_error *err) {

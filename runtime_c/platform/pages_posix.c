@@ -22,9 +22,9 @@
 #if defined(__APPLE__)
 #include <mach/mach.h>
 #include <sys/sysctl.h>
-#elif defined(__linux__)
-#include "platform/cgroup.h"
 #endif
+
+#include "platform/shared_posix.h"
 
 #if !defined(MAP_ANONYMOUS)
 #define MAP_ANONYMOUS MAP_ANON
@@ -42,6 +42,15 @@ void *lp_pages_reserve(size_t bytes) {
 
 void lp_pages_release(void *pages, size_t bytes) {
     if (pages) munmap(pages, bytes);
+}
+
+/* UINT64_MAX: nothing remembered. */
+static uint64_t known_available = UINT64_MAX, known_total = UINT64_MAX;
+
+void lp_memory_remember(void) {
+    uint64_t available = lp_memory_available();
+    known_total = lp_memory_total();
+    known_available = available;
 }
 
 #if defined(__linux__)
@@ -63,6 +72,7 @@ static uint64_t kilobytes_of(const char *path, const char *key) {
 }
 
 uint64_t lp_memory_available(void) {
+    if (known_available != UINT64_MAX) return known_available;
     uint64_t machine = kilobytes_of("/proc/meminfo", "MemAvailable:");
     uint64_t left = lp_cgroup_memory_left();
     if (machine == 0) return left == UINT64_MAX ? 0 : left;
@@ -70,6 +80,7 @@ uint64_t lp_memory_available(void) {
 }
 
 uint64_t lp_memory_total(void) {
+    if (known_total != UINT64_MAX) return known_total;
     uint64_t machine = kilobytes_of("/proc/meminfo", "MemTotal:");
     uint64_t limit = lp_cgroup_memory_limit();
     if (machine == 0) return limit == UINT64_MAX ? 0 : limit;
@@ -87,6 +98,7 @@ uint64_t lp_memory_peak(void) {
 #elif defined(__APPLE__)
 
 uint64_t lp_memory_available(void) {
+    if (known_available != UINT64_MAX) return known_available;
     vm_statistics64_data_t info;
     mach_msg_type_number_t count = HOST_VM_INFO64_COUNT;
     if (host_statistics64(mach_host_self(), HOST_VM_INFO64, (host_info64_t)&info, &count) !=
@@ -99,6 +111,7 @@ uint64_t lp_memory_available(void) {
 }
 
 uint64_t lp_memory_total(void) {
+    if (known_total != UINT64_MAX) return known_total;
     uint64_t total = 0;
     size_t size = sizeof total;
     return sysctlbyname("hw.memsize", &total, &size, NULL, 0) == 0 ? total : 0;
@@ -116,11 +129,13 @@ uint64_t lp_memory_peak(void) {
 #else
 
 uint64_t lp_memory_total(void) {
+    if (known_total != UINT64_MAX) return known_total;
     long pages = sysconf(_SC_PHYS_PAGES), size = sysconf(_SC_PAGESIZE);
     return pages > 0 && size > 0 ? (uint64_t)pages * (uint64_t)size : 0;
 }
 
 uint64_t lp_memory_available(void) {
+    if (known_available != UINT64_MAX) return known_available;
     return 0;
 }
 

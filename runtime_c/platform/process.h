@@ -7,7 +7,8 @@
 #include "base/status.h"
 #include "base/text.h"
 
-/* argv as UTF-8 (on Windows from the wide command line; elsewhere unchanged). Call first in main. */
+/* argv as UTF-8 (on Windows from the wide command line; elsewhere unchanged). Call first in main.
+ */
 lp_code lp_process_arguments(int *argc, char ***argv, lp_error *err) LP_MUST_USE;
 
 /* Ctrl-C and SIGTERM: the handler calls `stop`, which must be async-signal-safe. */
@@ -16,16 +17,19 @@ void lp_signal_install(void (*stop)(void *user, bool terminate), void *user);
 /* Opens the system's browser. browser_prepare is called before lp_confine and forks a helper that
  * waits on a pipe (where the system needs one); browser_open sends it the URL. */
 void lp_browser_prepare(void);
-bool lp_browser_open(const char *url); /* false: no browser to be found; then the caller prints the URL */
+bool lp_browser_open(
+    const char *url); /* false: no browser to be found; then the caller prints the URL */
 
-/* True when a person seems to be at a terminal (stdin/stdout are terminals); double-clicked consoles. */
+/* True when a person seems to be at a terminal (stdin/stdout are terminals); double-clicked
+ * consoles. */
 bool lp_process_owns_console(void); /* Windows: we are the only process of the console */
 
 /* $XDG_STATE_HOME/llamapack or the like, created with mode 0700; LP_ERR_IO when there is none. */
 lp_code lp_state_directory(lp_buf *out, lp_error *err) LP_MUST_USE;
 
-/* Gives up every right that is no longer needed. In place from the first day; today it hardens
- * nothing yet on any system and returns "none". */
+/* Gives up every right that is no longer needed: on Linux with Landlock all files but the state
+ * directory (if it exists by then), outgoing connections and new listeners. Call it before threads
+ * are started. Says in a few words what holds now: "landlock (files, connections)" ... "none". */
 const char *lp_confine(void);
 
 #endif

@@ -16,6 +16,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "platform/shared_posix.h"
+
 lp_code lp_process_arguments(int *argc, char ***argv, lp_error *err) {
     (void)argc;
     (void)argv;
@@ -29,6 +31,7 @@ static void *volatile stop_user;
 static void on_signal(int number) {
     int saved = errno;
     if (stop_function) stop_function(stop_user, number != SIGINT);
+    lp_terminal_wake();
     errno = saved;
 }
 
@@ -69,9 +72,7 @@ static bool make_all(char *path) {
     }
 }
 
-lp_code lp_state_directory(lp_buf *out, lp_error *err) {
-    lp_buf path;
-    lp_buf_init(&path, 0);
+lp_code lp_state_path(lp_buf *out, lp_error *err) {
     const char *home = getenv("HOME");
 #if defined(__APPLE__)
     static const char below_home[] = "/Library/Application Support/llamapack";
@@ -80,17 +81,23 @@ lp_code lp_state_directory(lp_buf *out, lp_error *err) {
     /* The XDG base directory specification: relative paths are to be ignored. */
     const char *state = getenv("XDG_STATE_HOME");
     if (state && *state == '/') {
-        lp_buf_add_text(&path, state);
-        lp_buf_add_text(&path, "/llamapack");
+        lp_buf_add_text(out, state);
+        lp_buf_add_text(out, "/llamapack");
     } else
 #endif
     if (home && *home == '/') {
-        lp_buf_add_text(&path, home);
-        lp_buf_add_text(&path, below_home);
+        lp_buf_add_text(out, home);
+        lp_buf_add_text(out, below_home);
     } else {
         return lp_fail(err, LP_ERR_IO, "no home directory: HOME is not set");
     }
-    lp_code code = lp_buf_check(&path, err);
+    return lp_buf_check(out, err);
+}
+
+lp_code lp_state_directory(lp_buf *out, lp_error *err) {
+    lp_buf path;
+    lp_buf_init(&path, 0);
+    lp_code code = lp_state_path(&path, err);
     if (code == LP_OK && !make_all(path.data)) {
         code = lp_fail(err, LP_ERR_IO, "%s: %s", path.data, strerror(errno));
     }
@@ -100,8 +107,4 @@ lp_code lp_state_directory(lp_buf *out, lp_error *err) {
     }
     lp_buf_free(&path);
     return code;
-}
-
-const char *lp_confine(void) {
-    return "none";
 }

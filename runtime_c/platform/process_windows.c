@@ -117,6 +117,7 @@ lp_code lp_state_directory(lp_buf *out, lp_error *err) {
     return code;
 }
 
+/* No system call of Windows takes file or network access from a running process. */
 const char *lp_confine(void) {
     return "none";
 }

@@ -1,16 +1,16 @@
-/* terminal.h - a terminal in raw mode, its size, its bytes. Bodies: terminal_posix.c, terminal_windows.c.
- * SPDX-License-Identifier: Apache-2.0 */
+/* terminal.h - a terminal in raw mode, its size, its bytes. Bodies: terminal_posix.c,
+ * terminal_windows.c. SPDX-License-Identifier: Apache-2.0 */
 #ifndef LP_PLATFORM_TERMINAL_H
 #define LP_PLATFORM_TERMINAL_H
 
 #include "base/status.h"
 #include "base/text.h"
 
-bool lp_terminal_is(int fd);         /* 0, 1, 2 */
-bool lp_stdin_is_piped(void);        /* a pipe or a file: something to read up to its end */
-bool lp_terminal_colors(int fd);     /* a terminal, not TERM=dumb, no NO_COLOR */
-void lp_terminal_prepare(void);      /* UTF-8 output and escape sequences on Windows; once */
-int lp_terminal_columns(void);       /* 80 when unknown */
+bool lp_terminal_is(int fd);     /* 0, 1, 2 */
+bool lp_stdin_is_piped(void);    /* a pipe or a file: something to read up to its end */
+bool lp_terminal_colors(int fd); /* a terminal, not TERM=dumb, no NO_COLOR */
+void lp_terminal_prepare(void);  /* UTF-8 output and escape sequences on Windows; once */
+int lp_terminal_columns(void);   /* 80 when unknown */
 /* Raw mode: no echo, bytes as typed, Ctrl-C and Ctrl-Z are the bytes 3 and 26. False: not possible.
  * Left again at exit; a handler that ends the process calls lp_terminal_restore, which may be
  * called from signal handlers. */
@@ -19,7 +19,8 @@ void lp_terminal_restore(void);
 /* Next input bytes in raw mode (UTF-8). Waits up to `seconds` (< 0: no limit). Returns bytes read,
  * 0 on time-out or interrupted by a signal, -1 at the end of input. */
 int lp_terminal_read(void *data, size_t size, double seconds);
-/* Writes all of it; false when the other side is gone (EPIPE). Never stops in the middle of EINTR. */
+/* Writes all of it; false when the other side is gone (EPIPE). Never stops in the middle of EINTR.
+ */
 bool lp_terminal_write(int fd, lp_str text);
 
 #endif

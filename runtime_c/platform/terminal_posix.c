@@ -4,7 +4,8 @@
  * processing stays on, so that "\n" still starts a new line. The mode is left by
  * lp_terminal_raw(false), at exit, and by handlers through lp_terminal_restore; after a stop
  * (SIGSTOP, fg) SIGCONT enters it again. Input is awaited with select, since poll on terminals is
- * broken on macOS.
+ * broken on macOS. A signal that arrives just before the wait would not interrupt it; handlers
+ * therefore write to a pipe that is waited for, too.
  * SPDX-License-Identifier: Apache-2.0 */
 #if defined(__APPLE__)
 #define _DARWIN_C_SOURCE
@@ -15,6 +16,7 @@
 #include "platform/terminal.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -65,13 +67,32 @@ void lp_terminal_restore(void) {
     errno = saved;
 }
 
-static void on_signal(int number) {
-    /* SIGWINCH only has to interrupt the wait for input. */
-    if (number == SIGCONT && raw_now) {
-        int saved = errno;
-        tcsetattr(STDIN_FILENO, TCSADRAIN, &raw);
-        errno = saved;
+static int wake_pipe[2] = {-1, -1};
+
+static void open_wake_pipe(void) {
+    int ends[2];
+    if (wake_pipe[0] >= 0 || pipe(ends) != 0) return;
+    for (int i = 0; i < 2; i++) {
+        fcntl(ends[i], F_SETFL, O_NONBLOCK);
+        fcntl(ends[i], F_SETFD, FD_CLOEXEC);
     }
+    wake_pipe[1] = ends[1];
+    wake_pipe[0] = ends[0];
+}
+
+void lp_terminal_wake(void) {
+    int saved = errno;
+    ssize_t done = wake_pipe[1] >= 0 ? write(wake_pipe[1], "", 1) : 0;
+    (void)done;
+    errno = saved;
+}
+
+/* SIGWINCH only has to end the wait for input. */
+static void on_signal(int number) {
+    int saved = errno;
+    if (number == SIGCONT && raw_now) tcsetattr(STDIN_FILENO, TCSADRAIN, &raw);
+    errno = saved;
+    lp_terminal_wake();
 }
 
 static void watch(int number) {
@@ -101,6 +122,7 @@ bool lp_terminal_raw(bool on) {
     if (!watched) {
         watched = true;
         atexit(lp_terminal_restore);
+        open_wake_pipe();
         watch(SIGWINCH);
         watch(SIGCONT);
     }
@@ -118,6 +140,9 @@ int lp_terminal_read(void *data, size_t size, double seconds) {
     fd_set set;
     FD_ZERO(&set);
     FD_SET(STDIN_FILENO, &set);
+    open_wake_pipe();
+    int wake = wake_pipe[0] < FD_SETSIZE ? wake_pipe[0] : -1;
+    if (wake >= 0) FD_SET(wake, &set);
     struct timeval limit, *wait = NULL;
     if (seconds >= 0) {
         if (seconds > 1e6) seconds = 1e6;
@@ -125,9 +150,15 @@ int lp_terminal_read(void *data, size_t size, double seconds) {
         limit.tv_usec = (suseconds_t)((seconds - (double)limit.tv_sec) * 1e6);
         wait = &limit;
     }
-    int ready = select(STDIN_FILENO + 1, &set, NULL, NULL, wait);
+    int ready = select((wake > STDIN_FILENO ? wake : STDIN_FILENO) + 1, &set, NULL, NULL, wait);
     if (ready < 0) return errno == EINTR ? 0 : -1;
     if (ready == 0) return 0;
+    if (wake >= 0 && FD_ISSET(wake, &set)) {
+        char part[64];
+        while (read(wake, part, sizeof part) > 0) {
+        }
+        if (!FD_ISSET(STDIN_FILENO, &set)) return 0;
+    }
     ssize_t got = read(STDIN_FILENO, data, size);
     if (got < 0) return errno == EINTR || errno == EAGAIN ? 0 : -1;
     return got == 0 ? -1 : (int)got;

@@ -6,7 +6,8 @@
 #include "base/status.h"
 
 typedef struct lp_thread lp_thread;
-lp_code lp_thread_start(lp_thread **out, void (*body)(void *), void *argument, size_t stack_bytes, lp_error *err) LP_MUST_USE;
+lp_code lp_thread_start(lp_thread **out, void (*body)(void *), void *argument, size_t stack_bytes,
+                        lp_error *err) LP_MUST_USE;
 void lp_thread_join(lp_thread *thread); /* and frees it */
 
 typedef struct lp_mutex lp_mutex;
@@ -22,16 +23,16 @@ void lp_condition_free(lp_condition *condition);
 bool lp_condition_wait(lp_condition *condition, lp_mutex *mutex, double seconds);
 void lp_condition_wake_all(lp_condition *condition);
 
-double lp_clock_seconds(void);     /* monotonic */
-int64_t lp_clock_unix(void);       /* seconds since 1970, UTC */
-int64_t lp_clock_local(void);      /* the same plus the local offset */
+double lp_clock_seconds(void); /* monotonic */
+int64_t lp_clock_unix(void);   /* seconds since 1970, UTC */
+int64_t lp_clock_local(void);  /* the same plus the local offset */
 void lp_sleep_seconds(double seconds);
-uint64_t lp_random_seed(void);     /* from the system's generator */
+uint64_t lp_random_seed(void); /* from the system's generator */
 bool lp_random_bytes(void *out, size_t n) LP_MUST_USE;
 
 /* Cores this process may use: affinity and cgroup quota, physical and performance cores only. */
 int lp_cpu_count(void);
-void lp_cpu_relax(void);           /* pause in a spin loop */
+void lp_cpu_relax(void); /* pause in a spin loop */
 void lp_thread_yield(void);
 
 #endif

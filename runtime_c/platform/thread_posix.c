@@ -2,7 +2,7 @@
  *
  * A thin layer over pthreads. Two things differ between systems and are settled here: timed waits
  * run on the monotonic clock (macOS has no condition clock, but waits for a relative time), and
- * random bytes come from the kernel through /dev/urandom, which every supported system has.
+ * random bytes come from the kernel, by getentropy or, before Linux 3.17, /dev/urandom.
  * SPDX-License-Identifier: Apache-2.0 */
 #if defined(__APPLE__)
 #define _DARWIN_C_SOURCE
@@ -19,6 +19,9 @@
 #include <sched.h>
 #include <signal.h>
 #include <string.h>
+#if defined(__APPLE__)
+#include <sys/random.h>
+#endif
 #include <time.h>
 #include <unistd.h>
 
@@ -203,7 +206,20 @@ void lp_sleep_seconds(double seconds) {
     }
 }
 
+/* getentropy gives at most 256 bytes at a time, and works where no file can be opened. */
+static bool from_kernel(void *out, size_t n) {
+    char *at = out;
+    while (n > 0) {
+        size_t part = n < 256 ? n : 256;
+        if (getentropy(at, part) != 0) return false;
+        at += part;
+        n -= part;
+    }
+    return true;
+}
+
 bool lp_random_bytes(void *out, size_t n) {
+    if (from_kernel(out, n)) return true;
     int file = open("/dev/urandom", O_RDONLY | O_CLOEXEC);
     if (file < 0) return false;
     char *at = out;
