@@ -25,11 +25,17 @@ static _Atomic int64_t countdown = -1; /* requests left until one is refused; -1
 static _Atomic bool refuse_all_later;
 
 bool lp_size_add(size_t a, size_t b, size_t *out) {
-    return !__builtin_add_overflow(a, b, out);
+    size_t sum = 0;
+    if (__builtin_add_overflow(a, b, &sum)) return false;
+    *out = sum;
+    return true;
 }
 
 bool lp_size_mul(size_t a, size_t b, size_t *out) {
-    return !__builtin_mul_overflow(a, b, out);
+    size_t product = 0;
+    if (__builtin_mul_overflow(a, b, &product)) return false;
+    *out = product;
+    return true;
 }
 
 /* Counts a request and tells whether a test wants it refused. */

@@ -249,14 +249,13 @@ static lp_code apply_author_sampling(lp_app *app, lp_error *err) {
     return lp_sampling_check(&sampling, err);
 }
 
-static size_t default_ctx(const lp_app *app, const lp_model_info *info, size_t kv_per_token) {
+static size_t default_ctx(const lp_model_info *info, size_t kv_per_token) {
     size_t n = info->n_ctx_train < DEFAULT_CTX ? info->n_ctx_train : DEFAULT_CTX;
     uint64_t available = lp_memory_available();
     if (available > 0 && kv_per_token > 0) {
         uint64_t fits = available / 2 / kv_per_token;
         if (fits < n) n = fits < 256 ? 256 : (size_t)fits;
     }
-    (void)app;
     return n;
 }
 
@@ -264,13 +263,9 @@ static lp_code choose_ctx(const lp_app *app, size_t kv_per_token, size_t *n_ctx,
     lp_model_info info = lp_model_describe(app->model);
     int64_t asked = app->options.n_ctx;
     if (asked < 0) {
-        *n_ctx = default_ctx(app, &info, kv_per_token);
+        *n_ctx = default_ctx(&info, kv_per_token);
     } else {
         *n_ctx = asked == 0 ? info.n_ctx_train : (size_t)asked;
-        if (*n_ctx > info.n_ctx_train) {
-            lp_print_note("the model was trained for %u tokens of context, %zu were asked for",
-                          info.n_ctx_train, *n_ctx);
-        }
     }
     if (*n_ctx == 0)
         return lp_fail(err, LP_ERR_ARGUMENT, "the context must have at least one token");
@@ -341,6 +336,11 @@ lp_code lp_app_open_engine(lp_app *app, size_t n_seq, size_t n_logit_rows, size_
     if (f32_cache) kv_per_token *= 2;
     if (n_ctx == 0) LP_TRY(choose_ctx(app, kv_per_token, &n_ctx, err));
     LP_TRY(check_memory(app, n_seq, n_ctx, kv_per_token, err));
+    uint32_t trained = lp_model_describe(app->model).n_ctx_train;
+    if (app->options.n_ctx > 0 && n_ctx > trained) {
+        lp_print_note("the model was trained for %u tokens of context, %zu were asked for", trained,
+                      n_ctx);
+    }
     int threads = app->options.n_threads > 0 ? (int)app->options.n_threads : lp_cpu_count();
     lp_engine_params params = {.n_ctx = n_ctx,
                                .n_seq = n_seq,

@@ -98,9 +98,7 @@ static const row rows[] = {
              BENCH | ON(LP_COMMAND_PERPLEXITY) | ON(LP_COMMAND_INFO) | ON(LP_COMMAND_TOKENIZE),
              json, "machine-readable output"),
     TEXT_ROW(NULL, "--act", "MODE", RUNS, act,
-             "activations: int8 (fast) or f32 (precise, with an f32 cache); default: int8, but f32 "
-             "for models "
-             "below 0.5 billion parameters"),
+             "int8 (fast) or f32 (precise) activations; models below 0.5 billion: f32"),
     TEXT_ROW(NULL, "--kv-type", "TYPE", RUNS, kv_type, "key-value cache: f16 (default) or f32"),
     TEXT_ROW(NULL, "--cpu", "LEVEL", RUNS | ON(LP_COMMAND_INFO), cpu,
              "instruction set to use (the best one; info lists them)"),
