@@ -109,9 +109,12 @@ class ChatPage:
         self.browser.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": WATCH})
 
     def close(self) -> None:
-        """Closes the tab, and forgets what it logged."""
-        self.browser.close()
-        self.browser.switch_to.window(self.browser.window_handles[0])
+        """Closes all tabs but the first, which is empty, and forgets what they logged."""
+        first, *others = self.browser.window_handles
+        for handle in others:
+            self.browser.switch_to.window(handle)
+            self.browser.close()
+        self.browser.switch_to.window(first)
         self.console()
         self.requests()
 

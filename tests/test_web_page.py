@@ -230,6 +230,22 @@ def test_another_program_on_the_port_does_not_get_the_chat(page: ChatPage) -> No
     assert page.questions == []
 
 
+def test_a_program_that_is_replaced_gets_a_page_of_its_own(page: ChatPage) -> None:
+    page.script(
+        """window.before = true;
+        const fetch = window.fetch;
+        window.fetch = async (path, init) => {
+          if (String(path).includes("chat")) throw new TypeError("gone");
+          if (!String(path).includes("info")) return fetch(path, init);
+          const info = await (await fetch(path, init)).json();
+          return Response.json({...info, instance: "other"});
+        };"""
+    )
+    page.ask("Are you there?")
+    page.wait(lambda: page.script("return window.before") is None)
+    page.wait(lambda: page.find(".gauge"))
+
+
 def test_themes(page: ChatPage) -> None:
     def paper() -> str:
         return str(page.script("return getComputedStyle(document.body).backgroundColor"))

@@ -51,6 +51,7 @@ export class App extends Component<{ api: Api }, State> {
   readonly #scroller = createRef<HTMLElement>();
   #changes = 0; // of the conversation
   #drawing = false; // a frame is asked for, or one was drawn just now
+  #connecting = false;
   #leaving = false;
   #timer: ReturnType<typeof setTimeout> | undefined;
 
@@ -77,7 +78,18 @@ export class App extends Component<{ api: Api }, State> {
   /** Asks who is there; then stays in touch, so that the program knows of an open page. */
   readonly #connect = async (): Promise<void> => {
     clearTimeout(this.#timer);
-    if (this.state.screen === "closed") return;
+    if (this.state.screen === "closed" || this.#connecting) return;
+    this.#connecting = true;
+    try {
+      const wait = await this.#touch();
+      if (wait > 0) this.#timer = setTimeout(this.#connect, wait * 1000);
+    } finally {
+      this.#connecting = false;
+    }
+  };
+
+  /** Returns the seconds until the next touch; 0 = nothing goes on by itself. */
+  async #touch(): Promise<number> {
     let wait = RETRY_SECONDS;
     try {
       const known = this.state.info;
@@ -86,8 +98,12 @@ export class App extends Component<{ api: Api }, State> {
         wait = known.presence_seconds;
       } else {
         const info = await this.props.api.info();
+        if (known && info.instance !== known.instance) {
+          location.reload(); // another program now has the port: its page, not this conversation
+          return 0;
+        }
         await this.props.api.presence();
-        if (info.instance !== known?.instance) this.#restore(info);
+        if (!known) this.#restore(info);
         this.setState({ info, gone: false, screen: "chat" });
         wait = info.presence_seconds;
         this.#field.current?.focus();
@@ -95,12 +111,12 @@ export class App extends Component<{ api: Api }, State> {
     } catch (error) {
       if (error instanceof Problem && error.kind === "key") {
         this.setState({ screen: "key" });
-        return;
+        return 0;
       }
       this.setState({ gone: true });
     }
-    this.#timer = setTimeout(this.#connect, Math.max(wait, 1) * 1000);
-  };
+    return Math.max(wait, 1);
+  }
 
   #restore(info: Info): void {
     const kept = keptChat(info.instance);
