@@ -109,9 +109,7 @@ class Tiny:
             else:
                 writer.add_key_value(key, entry[0], entry[1])
         for name, tensor in self.tensors.items():
-            writer.add_tensor(
-                name, tensor.data, raw_dtype=tensor.type if tensor.raw else None
-            )
+            writer.add_tensor(name, tensor.data, raw_dtype=tensor.type if tensor.raw else None)
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
@@ -138,7 +136,9 @@ def build(
     tied = arch not in ("llama", "qwen2") if tied is None else tied
     biases = arch == "qwen2" if biases is None else biases
 
-    def matrix(name: str, n_out: int, n_in: int, kind: str = weight_type, gain: float = 1.0) -> None:
+    def matrix(
+        name: str, n_out: int, n_in: int, kind: str = weight_type, gain: float = 1.0
+    ) -> None:
         spread = gain / np.sqrt(n_in)
         tiny.tensors[f"{name}.weight"] = random_matrix(rng, n_out, n_in, kind, spread)
 
