@@ -16,7 +16,7 @@ VARIABLES = {
     "u": "Grüße, 世界 🦙 ß",
     "w": "  two\n lines\t\n",
     "empty": "",
-    "tag": "<|im_start|>user & \"it's\"",
+    "tag": '<|im_start|>user & "it\'s"',
     "n": 7,
     "neg": -3,
     "f": 2.5,
@@ -303,12 +303,12 @@ class Writer:
         return f"{self.open()} {body} {self.close()}"
 
     def filler(self) -> str:
-        return self.pick(["", "x", " ", "\n", "\n  ", "  \n", "a b\n", "\t", "{# c #}", "{#- c -#}\n"])
+        return self.pick(
+            ["", "x", " ", "\n", "\n  ", "  \n", "a b\n", "\t", "{# c #}", "{#- c -#}\n"]
+        )
 
     def block(self, depth: int) -> str:
-        return "".join(
-            self.filler() + self.statement(depth) for _ in range(self.rng.randint(1, 3))
-        )
+        return "".join(self.filler() + self.statement(depth) for _ in range(self.rng.randint(1, 3)))
 
     def statement(self, depth: int) -> str:
         if depth <= 0 or self.rng.random() < 0.45:

@@ -6,6 +6,7 @@ SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
 import datetime
+import functools
 import json
 from dataclasses import dataclass
 from typing import Any
@@ -95,6 +96,11 @@ def environment() -> ImmutableSandboxedEnvironment:
     return env
 
 
+@functools.lru_cache(maxsize=256)
+def compiled(source: str) -> jinja2.Template:
+    return environment().from_string(source)
+
+
 @dataclass
 class Rendered:
     """text is None when the template failed; error says how."""
@@ -110,7 +116,7 @@ class Rendered:
 
 def expected(source: str, variables: dict[str, Any]) -> Rendered:
     try:
-        text = environment().from_string(source).render(**variables)
+        text = compiled(source).render(**variables)
         text.encode()
     except Exception as error:  # noqa: BLE001 - any of Python's errors is "it fails"
         return Rendered(None, f"{type(error).__name__}: {error}")

@@ -4,6 +4,7 @@ both. What it refuses on top (budgets) is in test_jinja_hostile.py.
 SPDX-License-Identifier: Apache-2.0
 """
 
+# ruff: noqa: E501 (a row is a template)
 from __future__ import annotations
 
 import warnings
@@ -359,6 +360,7 @@ TEMPLATES: list[str] = [
     "\ufeffa\u00a0{%- if yes -%}\u3000b{% endif %}",
     "{{ [1, 2]|join('\n') }}\n{{ 'ü' }}\n",
 ]
+
 
 @pytest.fixture(scope="module")
 def engine(ffi: Any, lib: Any) -> Engine:

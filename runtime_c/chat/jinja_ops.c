@@ -224,9 +224,10 @@ lp_jv lp_jx_slice(lp_jx *x, lp_jv v, lp_jv start, lp_jv stop, lp_jv step) {
     if (v.type == LP_J_RANGE) {
         lp_jrange *r = lp_jx_alloc(x, 1, sizeof *r);
         if (r == NULL) return lp_jv_undefined(NULL);
-        const lp_jrange *old = v.u.r;
-        *r = (lp_jrange){old->start + at[0] * old->step, 0, old->step * at[1], count};
-        r->stop = r->start + (int64_t)count * r->step;
+        /* Unsigned: a bound just behind the last item may lie beyond 64 bits. */
+        uint64_t first = (uint64_t)v.u.r->start + (uint64_t)at[0] * (uint64_t)v.u.r->step;
+        uint64_t stride = (uint64_t)v.u.r->step * (uint64_t)at[1];
+        *r = (lp_jrange){(int64_t)first, (int64_t)(first + count * stride), (int64_t)stride, count};
         return (lp_jv){.type = LP_J_RANGE, .u.r = r};
     }
     lp_jlist *out = lp_jlist_new(x);

@@ -437,7 +437,7 @@ bool lp_jv_length(lp_jv v, size_t *out) {
 /* The rest of a generator; it is used up afterwards. */
 static lp_jlist *drain(lp_jx *x, lp_jlist *iter) {
     lp_jlist *out = lp_jlist_new(x);
-    if (out == NULL) return NULL;
+    if (out == NULL || iter->used == iter->len) return out;
     *out = (lp_jlist){.items = iter->items + iter->used, .len = iter->len - iter->used};
     iter->used = iter->len;
     return out;
