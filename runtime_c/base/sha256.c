@@ -3,7 +3,7 @@
  * The message is padded with one bit, zeros and its length in bits (big-endian, 64 bits) to whole
  * blocks of 64 bytes. Each block is expanded to 64 words, which drive 64 rounds on the chaining
  * value. The constants are the fractional parts of the square roots (h) and cube roots (k) of the
- * first primes. Verifying an executable is bound by this: about 300 MB/s per core in plain C.
+ * first primes. Verifying an executable is bound by this: 160 to 170 MB/s on a busy cloud core.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "base/sha256.h"
 
@@ -28,6 +28,17 @@ static uint32_t read_big(const uint8_t *p) {
     return (uint32_t)p[0] << 24 | (uint32_t)p[1] << 16 | (uint32_t)p[2] << 8 | (uint32_t)p[3];
 }
 
+/* One round: a new a (in the place of h) and e (in the place of d). */
+static inline void step(const uint32_t *a, const uint32_t *b, const uint32_t *c, uint32_t *d,
+                        const uint32_t *e, const uint32_t *f, const uint32_t *g, uint32_t *h,
+                        uint32_t word) {
+    uint32_t s1 = turn(*e, 6) ^ turn(*e, 11) ^ turn(*e, 25);
+    uint32_t t1 = *h + s1 + (*g ^ (*e & (*f ^ *g))) + word;
+    uint32_t s0 = turn(*a, 2) ^ turn(*a, 13) ^ turn(*a, 22);
+    *d += t1;
+    *h = t1 + s0 + ((*a & *b) | (*c & (*a | *b)));
+}
+
 static void blocks(uint32_t h[8], const uint8_t *data, size_t n) {
     uint32_t w[64];
     for (; n > 0; n--, data += 64) {
@@ -40,20 +51,16 @@ static void blocks(uint32_t h[8], const uint8_t *data, size_t n) {
         }
         uint32_t v[8];
         memcpy(v, h, sizeof v);
-        for (size_t i = 0; i < 64; i++) {
-            uint32_t s1 = turn(v[4], 6) ^ turn(v[4], 11) ^ turn(v[4], 25);
-            uint32_t choice = (v[4] & v[5]) ^ (~v[4] & v[6]);
-            uint32_t t1 = v[7] + s1 + choice + k[i] + w[i];
-            uint32_t s0 = turn(v[0], 2) ^ turn(v[0], 13) ^ turn(v[0], 22);
-            uint32_t majority = (v[0] & v[1]) ^ (v[0] & v[2]) ^ (v[1] & v[2]);
-            v[7] = v[6];
-            v[6] = v[5];
-            v[5] = v[4];
-            v[4] = v[3] + t1;
-            v[3] = v[2];
-            v[2] = v[1];
-            v[1] = v[0];
-            v[0] = t1 + s0 + majority;
+        /* The eight words move one place on per round; instead of them, the roles move. */
+        for (size_t i = 0; i < 64; i += 8) {
+            step(&v[0], &v[1], &v[2], &v[3], &v[4], &v[5], &v[6], &v[7], k[i] + w[i]);
+            step(&v[7], &v[0], &v[1], &v[2], &v[3], &v[4], &v[5], &v[6], k[i + 1] + w[i + 1]);
+            step(&v[6], &v[7], &v[0], &v[1], &v[2], &v[3], &v[4], &v[5], k[i + 2] + w[i + 2]);
+            step(&v[5], &v[6], &v[7], &v[0], &v[1], &v[2], &v[3], &v[4], k[i + 3] + w[i + 3]);
+            step(&v[4], &v[5], &v[6], &v[7], &v[0], &v[1], &v[2], &v[3], k[i + 4] + w[i + 4]);
+            step(&v[3], &v[4], &v[5], &v[6], &v[7], &v[0], &v[1], &v[2], k[i + 5] + w[i + 5]);
+            step(&v[2], &v[3], &v[4], &v[5], &v[6], &v[7], &v[0], &v[1], k[i + 6] + w[i + 6]);
+            step(&v[1], &v[2], &v[3], &v[4], &v[5], &v[6], &v[7], &v[0], k[i + 7] + w[i + 7]);
         }
         for (size_t i = 0; i < 8; i++) h[i] += v[i];
     }
