@@ -234,6 +234,7 @@ def test_version_info_verify_licenses(packed_smollm2: Path) -> None:
     assert run(packed_smollm2, "verify").stdout.startswith(b"ok")
     licenses = run(packed_smollm2, "licenses").stdout.decode()
     assert "Apache License" in licenses
+    assert "preact" in licenses.lower(), "the page's libraries ask for their notices"
 
 
 def test_verify_finds_a_flipped_bit_anywhere(packed_smollm2: Path, tmp_path: Path) -> None:

@@ -187,7 +187,8 @@ lp_code lp_command_licenses(lp_app *app, lp_error *err) {
     const lp_container *c = app->container;
     for (size_t i = 0; c != NULL && i < lp_container_count(c); i++) {
         const lp_entry *entry = lp_container_at(c, i);
-        if (!lp_str_starts(entry->name, lp_str_from("licenses/"))) continue;
+        bool page = lp_str_is(entry->name, "web/licenses.txt"); /* of the page's libraries */
+        if (!page && !lp_str_starts(entry->name, lp_str_from("licenses/"))) continue;
         LP_TRY(print_entry(entry, err));
         shown++;
     }
