@@ -378,10 +378,18 @@ INLINE w16 w16_bfloats(const void *p) {
     return (w16){_mm256_castsi256_ps(_mm256_slli_epi32(a, 16)),
                  _mm256_castsi256_ps(_mm256_slli_epi32(b, 16))};
 }
-INLINE w16 w16_bytes(const int8_t *p) { /* signed */
-    __m128i x = _mm_loadu_si128((const void *)p);
+/* 16 signed bytes, first or second half of a b32. */
+INLINE w16 w16_quants(b32 q, int half) {
+    __m128i x = half == 0 ? _mm256_castsi256_si128(q) : _mm256_extracti128_si256(q, 1);
     return (w16){_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(x)),
                  _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128(x, 8)))};
+}
+INLINE w16 w16_bytes(const int8_t *p) { /* signed */
+    return w16_quants(_mm256_castsi128_si256(_mm_loadu_si128((const void *)p)), 0);
+}
+INLINE w16 w16_half1(const uint8_t *p) { /* one half, 16 times */
+    __m256 x = _mm256_cvtph_ps(_mm_set1_epi16(half_bits(p)));
+    return (w16){x, x};
 }
 /* Rounded half to even, saturated to int8. */
 INLINE void w16_store_bytes(int8_t *p, w16 x) {

@@ -152,8 +152,15 @@ INLINE w16 w16_bfloats(const void *p) {
     __m512i words = _mm512_cvtepu16_epi32(_mm256_loadu_si256(p));
     return _mm512_castsi512_ps(_mm512_slli_epi32(words, 16));
 }
+INLINE w16 w16_quants(b32 q, int half) {
+    __m128i x = half == 0 ? _mm256_castsi256_si128(q) : _mm256_extracti128_si256(q, 1);
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(x));
+}
 INLINE w16 w16_bytes(const int8_t *p) {
     return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const void *)p)));
+}
+INLINE w16 w16_half1(const uint8_t *p) {
+    return _mm512_cvtph_ps(_mm256_set1_epi16(half_bits(p)));
 }
 INLINE void w16_store_bytes(int8_t *p, w16 x) {
     _mm_storeu_si128((void *)p, _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(x)));

@@ -326,12 +326,20 @@ INLINE w16 w16_bfloats(const void *p) {
     }
     return out;
 }
-INLINE w16 w16_bytes(const int8_t *p) {
-    int8x16_t x = vld1q_s8(p);
+INLINE w16 w16_quants(b32 q, int half) {
+    int8x16_t x = vreinterpretq_s8_u8(half == 0 ? q.a : q.b);
     int16x8_t low = vmovl_s8(vget_low_s8(x)), high = vmovl_high_s8(x);
     return (w16){{vcvtq_f32_s32(vmovl_s16(vget_low_s16(low))), vcvtq_f32_s32(vmovl_high_s16(low)),
                   vcvtq_f32_s32(vmovl_s16(vget_low_s16(high))),
                   vcvtq_f32_s32(vmovl_high_s16(high))}};
+}
+INLINE w16 w16_bytes(const int8_t *p) {
+    uint8x16_t x = vreinterpretq_u8_s8(vld1q_s8(p));
+    return w16_quants((b32){x, x}, 0);
+}
+INLINE w16 w16_half1(const uint8_t *p) {
+    float32x4_t x = vcvt_f32_f16(vreinterpret_f16_u16(vdup_n_u16((uint16_t)half_bits(p))));
+    return (w16){{x, x, x, x}};
 }
 INLINE void w16_store_bytes(int8_t *p, w16 x) {
     int16x4_t words[4];

@@ -349,14 +349,22 @@ INLINE w16 w16_bfloats(const void *p) {
     }
     return out;
 }
-INLINE w16 w16_bytes(const int8_t *p) {
-    __m128i x = _mm_loadu_si128((const void *)p);
+INLINE w16 w16_quants(b32 q, int half) {
+    __m128i x = half == 0 ? q.a : q.b;
     __m128i low = _mm_unpacklo_epi8(x, x), high = _mm_unpackhi_epi8(x, x);
     const __m128i words[4] = {_mm_unpacklo_epi16(low, low), _mm_unpackhi_epi16(low, low),
                               _mm_unpacklo_epi16(high, high), _mm_unpackhi_epi16(high, high)};
     w16 out;
     W16_EACH out.v[i] = _mm_cvtepi32_ps(_mm_srai_epi32(words[i], 24));
     return out;
+}
+INLINE w16 w16_bytes(const int8_t *p) {
+    __m128i x = _mm_loadu_si128((const void *)p);
+    return w16_quants((b32){x, x}, 0);
+}
+INLINE w16 w16_half1(const uint8_t *p) {
+    __m128 x = widen_halves(_mm_set1_epi32(half_bits(p)));
+    return (w16){{x, x, x, x}};
 }
 INLINE void w16_store_bytes(int8_t *p, w16 x) {
     __m128i low = _mm_packs_epi32(_mm_cvtps_epi32(x.v[0]), _mm_cvtps_epi32(x.v[1]));
