@@ -155,6 +155,7 @@ static void split_parts(lp_jx *x, lp_jlist *list) {
 
 typedef struct lp_fit {
     bool merge_system, parts;
+    uint64_t steps; /* most the run may take */
 } lp_fit;
 
 /* The mask becomes sorted spans; text and spans are copied out of the run's arena. */
@@ -193,7 +194,7 @@ static lp_code render(const lp_template *tmpl, const lp_render_params *params, l
                       lp_prompt *prompt, lp_error *err) {
     lp_prompt_free(prompt);
     if (tmpl->jinja == NULL) return lp_fail(err, tmpl->broken.code, "%s", tmpl->broken.text);
-    lp_jx x = {.err = err, .source = {"", 0}, .now = params->now};
+    lp_jx x = {.err = err, .source = {"", 0}, .now = params->now, .max_steps = fit.steps};
     lp_jbuf out = {.x = &x};
     lp_arena_init(&x.arena, LP_J_ARENA);
     lp_jdict *globals = build_globals(&x, params);
@@ -213,17 +214,20 @@ static lp_code render(const lp_template *tmpl, const lp_render_params *params, l
 
 lp_code lp_template_render(const lp_template *tmpl, const lp_render_params *params,
                            lp_prompt *prompt, lp_error *err) {
-    return render(tmpl, params, (lp_fit){false, false}, prompt, err);
+    return render(tmpl, params, (lp_fit){false, false, LP_J_STEPS}, prompt, err);
 }
 
 lp_code lp_chat_prompt(const lp_template *tmpl, const lp_render_params *params, lp_prompt *prompt,
                        lp_error *err) {
-    return render(tmpl, params, (lp_fit){tmpl->merge_system, tmpl->parts}, prompt, err);
+    return render(tmpl, params, (lp_fit){tmpl->merge_system, tmpl->parts, LP_J_STEPS}, prompt, err);
 }
 
 /* --- opening ------------------------------------------------------------------------------ */
 
 static const char marker[] = "Lp7marker";
+
+/* Two short messages need a few hundred; opening a hostile template must not take long. */
+enum { TRIAL_STEPS = 50000 };
 
 /* Whether the marker comes out, as a system's (system = true) or a user's text. */
 static lp_code tries(const lp_template *tmpl, bool system, bool parts, bool *out, lp_error *err) {
@@ -239,7 +243,7 @@ static lp_code tries(const lp_template *tmpl, bool system, bool parts, bool *out
     lp_prompt prompt;
     lp_error ignored = {0};
     lp_prompt_init(&prompt);
-    lp_code code = render(tmpl, &params, (lp_fit){false, parts}, &prompt, &ignored);
+    lp_code code = render(tmpl, &params, (lp_fit){false, parts, TRIAL_STEPS}, &prompt, &ignored);
     *out =
         code == LP_OK && lp_str_find(lp_buf_str(&prompt.text), lp_str_from(marker), 0) != SIZE_MAX;
     lp_prompt_free(&prompt);

@@ -103,7 +103,8 @@ lp_jv lp_jstr_case(lp_jx *x, const lp_jstr *s, char how) {
     lp_jbuf_init(&b, x);
     uint32_t before = ' ';
     size_t n = 0, from = 0;
-    if (!lp_jx_pay(x, s->len / 64)) return lp_jv_undefined(NULL);
+    bool ascii = s->chars == s->len; /* else each character walks through the tables */
+    if (!lp_jx_pay(x, s->len / (ascii ? 64 : 4))) return lp_jv_undefined(NULL);
     for (size_t at = 0; at < s->len && x->code == LP_OK; at += n) {
         uint32_t c = lp_jstr_char(s, at, &n), out[3] = {c, 0, 0};
         size_t count = 1;

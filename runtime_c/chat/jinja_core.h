@@ -16,7 +16,7 @@ enum {
     LP_J_DEPTH = 64,             /* nesting of the source: blocks, brackets, not/unary chains */
     LP_J_EVAL_DEPTH = 256,       /* nesting while running: a macro's body counts on top */
     LP_J_DATA_DEPTH = 64,        /* nesting of values when printed, compared or copied */
-    LP_J_STEPS = 1000000,        /* one per node evaluated, item visited, 256 bytes copied */
+    LP_J_STEPS = 1000000,        /* one per node, item, 256 bytes copied, 32 looked at */
     LP_J_TEXT = 4 * 1024 * 1024, /* bytes of the output and of any one string */
     LP_J_ITEMS = 100000,         /* items of any one list, range or loop */
     LP_J_SOURCE = 1024 * 1024,   /* bytes of a template */
@@ -302,7 +302,8 @@ struct lp_jx {
     lp_code code; /* sticky */
     lp_str source;
     uint32_t pos; /* of the node being evaluated */
-    uint64_t steps;
+    uint64_t steps, max_steps;
+    size_t fraction; /* bytes of small pieces that have not become a step yet */
     unsigned depth;
     lp_jbuf *out;
     lp_jdict *globals; /* what the caller gave */
@@ -362,7 +363,8 @@ struct lp_jcycler {
 /* Failing and paying. Both leave x->code set when they refuse. */
 lp_jv lp_jx_fail(lp_jx *x, lp_code code, const char *format, ...) LP_PRINTF(3, 4);
 bool lp_jx_pay(lp_jx *x, size_t steps);
-bool lp_jx_enter(lp_jx *x); /* one level deeper; pair with --x->depth */
+bool lp_jx_read(lp_jx *x, const lp_jstr *s); /* pays for looking at each character of s */
+bool lp_jx_enter(lp_jx *x);                  /* one level deeper; pair with --x->depth */
 void *lp_jx_alloc(lp_jx *x, size_t count, size_t size);
 
 /* Runs a template. globals: a DICT. The text and its mask lie in the run's arena. */
@@ -381,6 +383,9 @@ lp_jv lp_jstr_text(lp_jx *x, const char *text, bool trusted);
 lp_jv lp_jstr_part(lp_jx *x, const lp_jstr *s, size_t begin, size_t end); /* bytes; shares */
 size_t lp_jstr_offset(const lp_jstr *s, size_t index); /* byte offset of a code point */
 lp_str lp_jstr_bytes(const lp_jstr *s);
+/* Offset of the first (last) occurrence at or after `from`, or SIZE_MAX. Linear in both. */
+size_t lp_jstr_find(lp_jx *x, lp_str hay, lp_str needle, size_t from);
+size_t lp_jstr_find_last(lp_jx *x, lp_str hay, lp_str needle);
 bool lp_jstr_is(lp_jv v, const char *text);
 bool lp_jstr_trusted(const lp_jstr *s); /* wholly */
 uint32_t lp_jstr_char(const lp_jstr *s, size_t at, size_t *len);

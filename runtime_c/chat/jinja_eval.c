@@ -27,12 +27,18 @@ lp_jv lp_jx_fail(lp_jx *x, lp_code code, const char *format, ...) {
 
 bool lp_jx_pay(lp_jx *x, size_t steps) {
     if (x->code != LP_OK) return false;
-    if (steps > LP_J_STEPS - x->steps) {
-        lp_jx_fail(x, LP_ERR_LIMIT, "the template takes more than %d steps", LP_J_STEPS);
+    if (steps > x->max_steps - x->steps) {
+        lp_jx_fail(x, LP_ERR_LIMIT, "the template takes more than %u steps",
+                   (unsigned)x->max_steps);
         return false;
     }
     x->steps += steps;
     return true;
+}
+
+bool lp_jx_read(lp_jx *x, const lp_jstr *s) {
+    /* Characters beyond ASCII take decoding and tables. */
+    return lp_jx_pay(x, s->len / (s->chars == s->len ? 64 : 16));
 }
 
 bool lp_jx_enter(lp_jx *x) {

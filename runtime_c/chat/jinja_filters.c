@@ -113,7 +113,7 @@ FILTER(filter_indent) {
         for (int64_t i = 0; i < n && x->code == LP_OK; i++) lp_jbuf_add_text(&blank, " ", true);
     }
     lp_jv indent = lp_jbuf_value(&blank);
-    if (s == NULL || x->code != LP_OK) return self;
+    if (s == NULL || x->code != LP_OK || !lp_jx_read(x, s)) return self;
     bool first = lp_jarg_bool(arg[1], false), empty = lp_jarg_bool(arg[2], false);
     lp_jbuf_init(&b, x);
     b.markup = s->markup;
@@ -174,7 +174,8 @@ FILTER(filter_wordcount) {
     int64_t words = 0;
     bool inside = false;
     size_t n = 0;
-    for (size_t at = 0; s != NULL && at < s->len; at += n) {
+    if (s == NULL || !lp_jx_read(x, s)) return self;
+    for (size_t at = 0; at < s->len; at += n) {
         bool word = lp_jchar_is(lp_jstr_char(s, at, &n), 'w');
         if (word && !inside) words++;
         inside = word;
@@ -258,7 +259,8 @@ FILTER(filter_tojson) {
 FILTER(filter_from_json) {
     UNUSED;
     const lp_jstr *s = lp_jarg_str(x, self, "from_json");
-    return s == NULL ? self : lp_jv_from_json(x, lp_jstr_bytes(s), lp_jstr_trusted(s));
+    if (s == NULL || !lp_jx_read(x, s)) return self;
+    return lp_jv_from_json(x, lp_jstr_bytes(s), lp_jstr_trusted(s));
 }
 
 /* --- numbers ------------------------------------------------------------------------------ */

@@ -301,6 +301,7 @@ lp_jv lp_jx_percent(lp_jx *x, const lp_jstr *format, lp_jv values) {
     lp_jbuf b;
     lp_jbuf_init(&b, x);
     b.markup = format->markup;
+    if (!lp_jx_read(x, format)) return values;
     size_t from = 0;
     for (size_t at = 0; at < format->len && x->code == LP_OK;) {
         if (format->data[at] != '%') {
@@ -479,6 +480,7 @@ lp_jv lp_jx_format(lp_jx *x, const lp_jstr *s, lp_jargs *args) {
     lp_jbuf b;
     lp_jbuf_init(&b, x);
     b.markup = s->markup;
+    if (!lp_jx_read(x, s)) return lp_jv_undefined(NULL);
     for (size_t at = 0; at < s->len && x->code == LP_OK;) {
         size_t plain = at;
         while (plain < s->len && s->data[plain] != '{' && s->data[plain] != '}') plain++;

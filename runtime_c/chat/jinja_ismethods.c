@@ -26,8 +26,9 @@ static bool fits(uint32_t c, char what) {
 }
 
 /* Every character fits, and there is one (an empty string is ASCII, though). */
-static lp_jv all(lp_jv self, char what) {
+static lp_jv all(lp_jx *x, lp_jv self, char what) {
     const lp_jstr *s = self.u.s;
+    if (!lp_jx_read(x, s)) return self;
     size_t n = 0;
     for (size_t at = 0; at < s->len; at += n) {
         if (!fits(lp_jstr_char(s, at, &n), what)) return lp_jv_bool(false);
@@ -37,32 +38,33 @@ static lp_jv all(lp_jv self, char what) {
 
 METHOD(str_isalpha) {
     UNUSED;
-    return all(self, 'a');
+    return all(x, self, 'a');
 }
 
 METHOD(str_isalnum) {
     UNUSED;
-    return all(self, 'n');
+    return all(x, self, 'n');
 }
 
 METHOD(str_isdigit) {
     UNUSED;
-    return all(self, '0');
+    return all(x, self, '0');
 }
 
 METHOD(str_isspace) {
     UNUSED;
-    return all(self, ' ');
+    return all(x, self, ' ');
 }
 
 METHOD(str_isascii) {
     UNUSED;
-    return all(self, '7');
+    return all(x, self, '7');
 }
 
 METHOD(str_isprintable) {
     UNUSED;
     const lp_jstr *s = self.u.s;
+    if (!lp_jx_read(x, s)) return self;
     size_t n = 0;
     for (size_t at = 0; at < s->len; at += n) {
         if (!lp_jchar_printable(lp_jstr_char(s, at, &n))) return lp_jv_bool(false);
@@ -73,6 +75,7 @@ METHOD(str_isprintable) {
 METHOD(str_isidentifier) {
     UNUSED;
     const lp_jstr *s = self.u.s;
+    if (!lp_jx_read(x, s)) return self;
     size_t n = 0;
     for (size_t at = 0; at < s->len; at += n) {
         uint32_t c = lp_jstr_char(s, at, &n);
@@ -83,8 +86,9 @@ METHOD(str_isidentifier) {
 }
 
 /* There are cased characters and all have this case. */
-static lp_jv one_case(lp_jv self, char want, char other) {
+static lp_jv one_case(lp_jx *x, lp_jv self, char want, char other) {
     const lp_jstr *s = self.u.s;
+    if (!lp_jx_read(x, s)) return self;
     bool any = false;
     size_t n = 0;
     for (size_t at = 0; at < s->len; at += n) {
@@ -97,18 +101,19 @@ static lp_jv one_case(lp_jv self, char want, char other) {
 
 METHOD(str_islower) {
     UNUSED;
-    return one_case(self, 'l', 'u');
+    return one_case(x, self, 'l', 'u');
 }
 
 METHOD(str_isupper) {
     UNUSED;
-    return one_case(self, 'u', 'l');
+    return one_case(x, self, 'u', 'l');
 }
 
 /* Upper case only at the beginning of words, lower case only behind another letter. */
 METHOD(str_istitle) {
     UNUSED;
     const lp_jstr *s = self.u.s;
+    if (!lp_jx_read(x, s)) return self;
     bool any = false, inside = false;
     size_t n = 0;
     for (size_t at = 0; at < s->len; at += n) {

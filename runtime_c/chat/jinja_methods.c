@@ -53,7 +53,7 @@ static void split_blank(lp_jx *x, const lp_jstr *s, int64_t max, lp_jlist *out) 
 static void split_at(lp_jx *x, const lp_jstr *s, const lp_jstr *sep, int64_t max, lp_jlist *out) {
     size_t at = 0;
     while (x->code == LP_OK && max != 0) {
-        size_t hit = lp_str_find(lp_jstr_bytes(s), lp_jstr_bytes(sep), at);
+        size_t hit = lp_jstr_find(x, lp_jstr_bytes(s), lp_jstr_bytes(sep), at);
         if (hit == SIZE_MAX) break;
         lp_jlist_add(x, out, lp_jstr_part(x, s, at, hit));
         at = hit + sep->len;
@@ -65,7 +65,7 @@ static void split_at(lp_jx *x, const lp_jstr *s, const lp_jstr *sep, int64_t max
 static lp_jlist *split(lp_jx *x, lp_jv self, lp_jv sep, int64_t max) {
     const lp_jstr *s = self.u.s, *by = given(sep) ? lp_jarg_str(x, sep, "split") : NULL;
     lp_jlist *out = lp_jlist_new(x);
-    if (x->code != LP_OK) return NULL;
+    if (x->code != LP_OK || !lp_jx_read(x, s)) return NULL;
     if (by != NULL && by->len == 0) {
         lp_jx_fail(x, LP_ERR_FORMAT, "split: the separator is empty");
         return NULL;
@@ -81,15 +81,6 @@ static lp_jlist *split(lp_jx *x, lp_jv self, lp_jv sep, int64_t max) {
 METHOD(str_split) {
     UNUSED;
     return lp_jv_list(split(x, self, arg[0], lp_jarg_int(x, arg[1], -1, "split")), LP_J_LIST);
-}
-
-/* The last byte offset before `end` where needle begins, or SIZE_MAX. */
-static size_t find_last(lp_str hay, lp_str needle, size_t end) {
-    if (needle.len > end) return SIZE_MAX;
-    for (size_t i = end - needle.len + 1; i > 0; i--) {
-        if (needle.len == 0 || memcmp(hay.data + i - 1, needle.data, needle.len) == 0) return i - 1;
-    }
-    return SIZE_MAX;
 }
 
 /* Cut from the right: all pieces, then the surplus ones on the left joined again. */
@@ -112,6 +103,7 @@ METHOD(str_splitlines) {
     const lp_jstr *s = self.u.s;
     lp_jlist *out = lp_jlist_new(x);
     bool keep = lp_jarg_bool(arg[0], false);
+    if (!lp_jx_read(x, s)) return self;
     size_t from = 0, n = 0;
     for (size_t at = 0; at < s->len && x->code == LP_OK; at += n) {
         size_t end = lp_jchar_line_end(s, at);
@@ -129,9 +121,9 @@ static lp_jv partition(lp_jx *x, lp_jv self, lp_jv sep, bool last) {
     const lp_jstr *s = self.u.s, *by = lp_jarg_str(x, sep, "partition");
     if (by == NULL) return self;
     if (by->len == 0) return lp_jx_fail(x, LP_ERR_FORMAT, "partition: the separator is empty");
-    size_t at = last ? find_last(lp_jstr_bytes(s), lp_jstr_bytes(by), s->len)
-                     : lp_str_find(lp_jstr_bytes(s), lp_jstr_bytes(by), 0);
-    if (!lp_jx_pay(x, s->len / 256)) return self;
+    size_t at = last ? lp_jstr_find_last(x, lp_jstr_bytes(s), lp_jstr_bytes(by))
+                     : lp_jstr_find(x, lp_jstr_bytes(s), lp_jstr_bytes(by), 0);
+    if (x->code != LP_OK) return self;
     size_t begin = at == SIZE_MAX ? (last ? 0 : s->len) : at;
     size_t end = at == SIZE_MAX ? begin : at + by->len;
     lp_jlist *out = lp_jlist_new(x);
@@ -175,7 +167,8 @@ static bool window(lp_jx *x, const lp_jstr *s, const lp_jv *bounds, size_t *begi
         if (at[i] < 0) at[i] = at[i] + n < 0 ? 0 : at[i] + n;
     }
     if (at[1] > n) at[1] = n;
-    if (x->code != LP_OK || !lp_jx_pay(x, s->len / 256) || at[0] > at[1]) return false;
+    bool ascii = s->chars == s->len;
+    if (x->code != LP_OK || (!ascii && !lp_jx_read(x, s)) || at[0] > at[1]) return false;
     *begin = lp_jstr_offset(s, (size_t)at[0]);
     *end = lp_jstr_offset(s, (size_t)at[1]);
     return true;
@@ -216,8 +209,8 @@ static lp_jv find(lp_jx *x, lp_jv self, const lp_jv *arg, bool last, bool must) 
     if (want == NULL) return self;
     if (window(x, s, arg + 1, &begin, &end) && want->len <= end - begin) {
         lp_str part = lp_str_slice(lp_jstr_bytes(s), 0, end);
-        at = last ? find_last(part, lp_jstr_bytes(want), end)
-                  : lp_str_find(part, lp_jstr_bytes(want), begin);
+        at = last ? lp_jstr_find_last(x, part, lp_jstr_bytes(want))
+                  : lp_jstr_find(x, part, lp_jstr_bytes(want), begin);
         if (at != SIZE_MAX && at < begin) at = SIZE_MAX;
     }
     if (x->code != LP_OK) return self;
@@ -259,7 +252,7 @@ METHOD(str_count) {
         lp_jv inside = lp_jstr_part(x, self.u.s, begin, end);
         return inside.type == LP_J_STR ? lp_jv_int((int64_t)inside.u.s->chars + 1) : inside;
     }
-    for (size_t at = 0; (at = lp_str_find(part, lp_jstr_bytes(want), at)) != SIZE_MAX;
+    for (size_t at = 0; (at = lp_jstr_find(x, part, lp_jstr_bytes(want), at)) != SIZE_MAX;
          at += want->len) {
         count++;
     }

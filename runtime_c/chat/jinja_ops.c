@@ -127,8 +127,7 @@ static lp_jv own_item(lp_jx *x, lp_jv v, lp_jv key, bool *found) {
         if (i >= 0 && i < (int64_t)len) {
             if (v.type == LP_J_RANGE) return lp_jv_int(v.u.r->start + i * v.u.r->step);
             if (v.type != LP_J_STR) return v.u.l->items[i];
-            if (v.u.s->chars != v.u.s->len && !lp_jx_pay(x, v.u.s->len / 256))
-                return lp_jv_undefined(NULL);
+            if (v.u.s->chars != v.u.s->len && !lp_jx_read(x, v.u.s)) return lp_jv_undefined(NULL);
             size_t begin = lp_jstr_offset(v.u.s, (size_t)i), n = 0;
             lp_jstr_char(v.u.s, begin, &n);
             return lp_jstr_part(x, v.u.s, begin, begin + n);
@@ -195,7 +194,7 @@ static bool slice_bounds(lp_jx *x, lp_jv part[3], size_t len, int64_t out[2], si
 static lp_jv slice_string(lp_jx *x, const lp_jstr *s, const int64_t at[2], size_t count) {
     if (count == 0) return lp_jstr_part(x, s, 0, 0);
     if (at[1] == 1) {
-        if (s->chars != s->len && !lp_jx_pay(x, s->len / 256)) return lp_jv_undefined(NULL);
+        if (s->chars != s->len && !lp_jx_read(x, s)) return lp_jv_undefined(NULL);
         size_t begin = lp_jstr_offset(s, (size_t)at[0]);
         lp_jstr rest = {
             .data = s->data + begin, .len = s->len - begin, .chars = s->chars - (size_t)at[0]};

@@ -95,6 +95,7 @@ static void repr_string(lp_jbuf *b, const lp_jstr *s) {
          twice = memchr(s->data, '"', s->len) != NULL;
     char quote = single && !twice ? '"' : '\'';
     size_t from = 0, n = 0;
+    if (!lp_jx_read(b->x, s)) return;
     lp_jbuf_add(b, &quote, NULL, true, 1);
     for (size_t at = 0; at < s->len && b->x->code == LP_OK; at += n) {
         uint32_t c = lp_jstr_char(s, at, &n);
@@ -249,6 +250,7 @@ lp_jv lp_jv_str(lp_jx *x, lp_jv v) {
 
 static void json_string(lp_jbuf *b, const lp_jstr *s, bool ascii) {
     size_t from = 0, n = 0;
+    if (!lp_jx_read(b->x, s)) return;
     lp_jbuf_add_text(b, "\"", true);
     for (size_t at = 0; at < s->len && b->x->code == LP_OK; at += n) {
         uint32_t c = lp_jstr_char(s, at, &n);

@@ -46,7 +46,12 @@ static bool grow(lp_jbuf *b, size_t more, bool mask) {
 }
 
 void lp_jbuf_add(lp_jbuf *b, const char *data, const uint8_t *mask, bool trusted, size_t len) {
-    if (len == 0 || b->x->code != LP_OK || !lp_jx_pay(b->x, len / 256)) return;
+    lp_jx *x = b->x;
+    if (len == 0 || x->code != LP_OK) return;
+    /* A small piece costs more than its bytes; without this, padding would be free. */
+    x->fraction += len + 16;
+    if (!lp_jx_pay(x, x->fraction / 256)) return;
+    x->fraction %= 256;
     bool differs = mask != NULL || (b->len > 0 && trusted != b->trusted);
     if (!grow(b, len, differs)) return;
     if (b->mask != NULL) {
@@ -83,6 +88,19 @@ static lp_jv make(lp_jx *x, lp_jstr s) {
     return (lp_jv){.type = LP_J_STR, .trusted = true, .u.s = copy};
 }
 
+/* Code points; most texts are ASCII, which is seen eight bytes at a time. */
+static size_t count_chars(lp_jx *x, lp_str text) {
+    size_t i = 0;
+    for (; i + 8 <= text.len; i += 8) {
+        uint64_t word = 0;
+        memcpy(&word, text.data + i, 8);
+        if ((word & 0x8080808080808080u) != 0) break;
+    }
+    while (i < text.len && (text.data[i] & 0x80) == 0) i++;
+    if (i == text.len || !lp_jx_pay(x, text.len / 32)) return text.len;
+    return i + lp_utf8_count(lp_str_slice(text, i, text.len));
+}
+
 lp_jv lp_jbuf_value(lp_jbuf *b) {
     lp_str text = {b->len == 0 ? "" : b->data, b->len};
     if (!lp_jx_pay(b->x, b->len / 256)) return lp_jv_undefined(NULL);
@@ -90,7 +108,7 @@ lp_jv lp_jbuf_value(lp_jbuf *b) {
     return make(b->x, (lp_jstr){.data = text.data,
                                 .mask = b->mask,
                                 .len = text.len,
-                                .chars = lp_utf8_count(text),
+                                .chars = count_chars(b->x, text),
                                 .trusted = b->len == 0 || b->trusted,
                                 .markup = b->markup});
 }
@@ -104,7 +122,7 @@ lp_jv lp_jstr_new(lp_jx *x, lp_str text, bool trusted) {
     if (!lp_jx_pay(x, text.len / 256)) return lp_jv_undefined(NULL);
     return make(x, (lp_jstr){.data = text.len == 0 ? "" : text.data,
                              .len = text.len,
-                             .chars = lp_utf8_count(text),
+                             .chars = count_chars(x, text),
                              .trusted = trusted});
 }
 
@@ -121,8 +139,8 @@ lp_jv lp_jstr_part(lp_jx *x, const lp_jstr *s, size_t begin, size_t end) {
     if (s->chars == s->len) {
         part.chars = part.len;
     } else {
-        if (!lp_jx_pay(x, part.len / 256)) return lp_jv_undefined(NULL);
-        part.chars = lp_utf8_count((lp_str){part.data, part.len});
+        part.chars = count_chars(x, (lp_str){part.data, part.len});
+        if (x->code != LP_OK) return lp_jv_undefined(NULL);
     }
     return make(x, part);
 }
@@ -147,6 +165,43 @@ size_t lp_jstr_offset(const lp_jstr *s, size_t index) {
 
 lp_str lp_jstr_bytes(const lp_jstr *s) {
     return (lp_str){s->data, s->len};
+}
+
+static char at_end(lp_str s, size_t i, bool back) {
+    return s.data[back ? s.len - 1 - i : i];
+}
+
+/* Knuth, Morris, Pratt: next[i] is the length of the longest proper prefix of needle that also
+ * ends at i. Read backwards it finds the last occurrence. */
+static size_t search(lp_jx *x, lp_str hay, lp_str needle, bool back) {
+    uint32_t *next = lp_jx_alloc(x, needle.len, sizeof *next);
+    if (next == NULL || !lp_jx_pay(x, (hay.len + needle.len) / 64)) return SIZE_MAX;
+    for (size_t i = 1, k = 0; i < needle.len; i++) {
+        while (k > 0 && at_end(needle, i, back) != at_end(needle, k, back)) k = next[k - 1];
+        if (at_end(needle, i, back) == at_end(needle, k, back)) k++;
+        next[i] = (uint32_t)k;
+    }
+    for (size_t i = 0, k = 0; i < hay.len; i++) {
+        while (k > 0 && at_end(hay, i, back) != at_end(needle, k, back)) k = next[k - 1];
+        if (at_end(hay, i, back) == at_end(needle, k, back)) k++;
+        if (k == needle.len) return back ? hay.len - 1 - i : i + 1 - needle.len;
+    }
+    return SIZE_MAX;
+}
+
+size_t lp_jstr_find(lp_jx *x, lp_str hay, lp_str needle, size_t from) {
+    if (from > hay.len || needle.len > hay.len - from) return SIZE_MAX;
+    if (needle.len > 16) { /* short ones cannot make a plain search slow */
+        size_t hit = search(x, lp_str_slice(hay, from, hay.len), needle, false);
+        return hit == SIZE_MAX ? hit : from + hit;
+    }
+    size_t hit = lp_str_find(hay, needle, from);
+    return lp_jx_pay(x, ((hit == SIZE_MAX ? hay.len : hit) - from) / 128) ? hit : SIZE_MAX;
+}
+
+size_t lp_jstr_find_last(lp_jx *x, lp_str hay, lp_str needle) {
+    if (needle.len > hay.len) return SIZE_MAX;
+    return needle.len == 0 ? hay.len : search(x, hay, needle, true);
 }
 
 bool lp_jstr_is(lp_jv v, const char *text) {
@@ -187,6 +242,7 @@ static bool strips(const lp_jstr *chars, uint32_t c) {
 
 lp_jv lp_jstr_strip(lp_jx *x, const lp_jstr *s, const lp_jstr *chars, bool left, bool right) {
     size_t begin = 0, end = s->len, n = 0;
+    if (!lp_jx_read(x, s)) return lp_jv_undefined(NULL);
     size_t cost = 1 + (chars == NULL ? 0 : chars->len / 16);
     while (left && begin < end && strips(chars, lp_jstr_char(s, begin, &n))) {
         begin += n;
@@ -214,7 +270,7 @@ lp_jv lp_jstr_replace(lp_jx *x, const lp_jstr *s, const lp_jstr *old, const lp_j
     lp_str hay = lp_jstr_bytes(s), needle = lp_jstr_bytes(old);
     size_t at = 0;
     while (max != 0 && x->code == LP_OK) {
-        size_t hit = lp_str_find(hay, needle, at);
+        size_t hit = lp_jstr_find(x, hay, needle, at);
         if (hit == SIZE_MAX) break;
         size_t next = hit + needle.len, n = 0;
         lp_jbuf_add_part(&b, s, at, hit);
@@ -245,6 +301,7 @@ lp_jv lp_jstr_mark(lp_jx *x, lp_jv v) {
 
 void lp_jbuf_escape(lp_jbuf *b, const lp_jstr *s) {
     size_t from = 0;
+    if (!lp_jx_read(b->x, s)) return;
     for (size_t i = 0; i < s->len; i++) {
         char c = s->data[i];
         const char *text = c == '&'    ? "&amp;"

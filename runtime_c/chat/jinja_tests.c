@@ -56,7 +56,8 @@ static lp_jv one_case(lp_jx *x, lp_jv self, char want, char other) {
     const lp_jstr *s = lp_jarg_text(x, self);
     bool any = false;
     size_t n = 0;
-    for (size_t at = 0; s != NULL && at < s->len; at += n) {
+    if (s == NULL || !lp_jx_read(x, s)) return self;
+    for (size_t at = 0; at < s->len; at += n) {
         uint32_t c = lp_jstr_char(s, at, &n);
         if (lp_jchar_is(c, other) || lp_jchar_is(c, 't')) return lp_jv_bool(false);
         any = any || lp_jchar_is(c, want);

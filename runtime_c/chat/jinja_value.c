@@ -99,7 +99,9 @@ static bool hash_of(lp_jx *x, lp_jv v, uint64_t *out, int depth) {
         lp_jx_fail(x, LP_ERR_LIMIT, "a value is nested too deep");
         return false;
     }
+    if (!lp_jx_pay(x, depth == 0 ? 0 : 1)) return false;
     if (v.type == LP_J_STR) {
+        if (!lp_jx_pay(x, v.u.s->len / 256)) return false;
         *out = lp_str_hash(lp_jstr_bytes(v.u.s));
     } else if (lp_jv_number(v, &number)) {
         if (number == 0) number = 0; /* -0.0 equals 0 */
@@ -388,8 +390,7 @@ bool lp_jv_contains(lp_jx *x, lp_jv container, lp_jv item) {
             return false;
         }
         const lp_jstr *hay = container.u.s;
-        return lp_jx_pay(x, hay->len / 256) &&
-               lp_str_find(lp_jstr_bytes(hay), lp_jstr_bytes(item.u.s), 0) != SIZE_MAX;
+        return lp_jstr_find(x, lp_jstr_bytes(hay), lp_jstr_bytes(item.u.s), 0) != SIZE_MAX;
     }
     if (container.type == LP_J_DICT || (container.type == LP_J_VIEW && container.kind == 'k')) {
         uint64_t hash = 0;
