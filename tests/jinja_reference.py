@@ -9,7 +9,7 @@ import datetime
 import functools
 import json
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import jinja2
 import jinja2.ext
@@ -23,7 +23,7 @@ NOW = datetime.datetime(2026, 3, 7, 9, 5, 3)
 class Generation(jinja2.ext.Extension):
     """{% generation %}: a body that is called, as transformers' extension does it."""
 
-    tags = {"generation"}
+    tags: ClassVar[set[str]] = {"generation"}
 
     def parse(self, parser: jinja2.parser.Parser) -> jinja2.nodes.Node:
         line = next(parser.stream).lineno
@@ -118,7 +118,7 @@ def expected(source: str, variables: dict[str, Any]) -> Rendered:
     try:
         text = compiled(source).render(**variables)
         text.encode()
-    except Exception as error:  # noqa: BLE001 - any of Python's errors is "it fails"
+    except Exception as error:  # any of Python's errors is "it fails"
         return Rendered(None, f"{type(error).__name__}: {error}")
     return Rendered(text)
 
@@ -134,8 +134,17 @@ class Engine:
         data = self.ffi.new("char[]", text)
         return data, self.ffi.new("lp_str *", {"data": data, "len": len(text)})[0]
 
-    def render(self, source: str | bytes, variables: dict[str, Any], **options: Any) -> Rendered:
-        """variables travel as JSON; bos_token, eos_token and add_generation_prompt as parameters."""
+    def render(self, source: str | bytes, variables: dict[str, Any]) -> Rendered:
+        """variables travel as JSON; bos_token, eos_token and the like as parameters."""
+        return self.open_and_run(source, variables, fitted=False)
+
+    def render_fitted(self, source: str | bytes, variables: dict[str, Any]) -> Rendered:
+        """The same, with messages fitted to what the template can do."""
+        return self.open_and_run(source, variables, fitted=True)
+
+    def open_and_run(
+        self, source: str | bytes, variables: dict[str, Any], fitted: bool
+    ) -> Rendered:
         raw = source.encode() if isinstance(source, str) else source
         keep, text = self.string(raw)
         out = self.ffi.new("lp_template **")
@@ -143,12 +152,12 @@ class Engine:
         if self.lib.lp_template_open(out, text, error) != self.lib.LP_OK:
             return Rendered(None, self.ffi.string(error.text).decode())
         try:
-            return self.run(out[0], variables, **options)
+            return self.run(out[0], variables, fitted)
         finally:
             self.lib.lp_template_close(out[0])
             del keep
 
-    def run(self, template: Any, variables: dict[str, Any], fitted: bool = False) -> Rendered:
+    def run(self, template: Any, variables: dict[str, Any], fitted: bool) -> Rendered:
         rest = dict(variables)
         params = self.ffi.new("lp_render_params *")
         params.add_generation_prompt = bool(rest.pop("add_generation_prompt", False))

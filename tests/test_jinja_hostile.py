@@ -72,6 +72,7 @@ EATERS = {
     "a caller that calls": "{% macro m() %}{{ caller() }}{% endmacro %}{% macro n() %}"
     "{% call m() %}{{ n() }}{% endcall %}{% endmacro %}{{ n() }}",
     "a recursive loop": "{% for x in [1] recursive %}{{ loop([1]) }}{% endfor %}",
+    "map of map": "{{ ['a']|map(" + "'map', " * 5000 + "'upper')|list }}",
     "power": "{{ 2 ** 64 }}",
     "more power": "{{ 9 ** 9 ** 9 }}",
     "a long number": "{{ " + "9" * 10_000 + " }}",

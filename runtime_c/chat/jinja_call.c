@@ -241,7 +241,12 @@ lp_jv lp_jx_filter(lp_jx *x, lp_str name, lp_jv self, lp_jargs *args) {
     if (x->code != LP_OK || !lp_jx_pay(x, 1)) return lp_jv_undefined(NULL);
     const lp_jbuiltin *row = lp_jbuiltin_find(lp_jfilters_text, name);
     if (row == NULL) row = lp_jbuiltin_find(lp_jfilters_sequence, name);
-    if (row != NULL) return lp_jx_builtin(x, row, self, args);
+    if (row != NULL) {
+        if (!lp_jx_enter(x)) return self; /* map('map', 'map', ...) calls itself */
+        lp_jv v = lp_jx_builtin(x, row, self, args);
+        x->depth--;
+        return v;
+    }
     int len = name.len > 60 ? 60 : (int)name.len;
     return lp_jx_fail(x, LP_ERR_UNSUPPORTED, "there is no filter '%.*s'", len, name.data);
 }
