@@ -249,8 +249,11 @@ static void run_gate(lp_engine *e, const lp_layer *layer, size_t n_rows) {
 
 /* ---- attention ---------------------------------------------------------------------------- */
 
-/* Every (head, row) is a unit; rows of one head follow each other, since they read the same keys.
- */
+/* Every (kv head, row, query head of its group) is a unit, in this order: neighbours read nearly
+ * the same keys and values, so a chunk's units of one kv head and sequence go to the kernel
+ * together. */
+#define UNITS_TOGETHER 32 /* as many as the kernel handles in one pass over the cache */
+
 typedef struct attention_job {
     lp_engine *e;
     const lp_layer *layer;
@@ -258,33 +261,50 @@ typedef struct attention_job {
     size_t n_rows, per_chunk;
 } attention_job;
 
-static void attend(lp_engine *e, const lp_layer *layer, size_t head, size_t row, size_t out_row,
-                   void *scratch) {
+typedef struct attention_unit {
+    size_t kv_head, head, row, out_row;
+} attention_unit;
+
+static attention_unit unit_at(const attention_job *j, size_t index) {
+    size_t group = j->layer->n_head / j->layer->n_head_kv;
+    size_t in_head = index % (j->n_rows * group), kv_head = index / (j->n_rows * group);
+    size_t i = in_head / group;
+    return (attention_unit){.kv_head = kv_head,
+                            .head = kv_head * group + in_head % group,
+                            .row = j->selected ? j->selected[i] : i,
+                            .out_row = i};
+}
+
+/* What the units of one kv head and sequence share. */
+static lp_attention shared_attention(const attention_job *j, size_t kv_head, int32_t sequence) {
+    const lp_engine *e = j->e;
     const lp_model *m = e->model;
-    const lp_kv_layer *cache = &e->kv.layers[layer - m->layers];
-    const lp_batch_row *r = &e->rows[row];
-    size_t kv_head = head / (layer->n_head / layer->n_head_kv),
-           element = e->kv.type == LP_KV_F16 ? 2 : 4;
-    size_t position = (size_t)r->position;
-    lp_attention a = {
-        .kv_type = e->kv.type,
-        .keys = e->kv.pages + cache->keys,
-        .values = e->kv.pages + cache->values,
-        .key_slot_bytes = cache->key_slot,
-        .value_slot_bytes = cache->value_slot,
-        .key_head_offset = kv_head * m->key_len * element,
-        .value_head_offset = kv_head * m->value_len * element,
-        .table = e->kv.seqs[r->sequence].table,
-        .block_len = LP_KV_BLOCK,
-        .first = layer->window && position >= layer->window ? position - layer->window + 1 : 0,
-        .last = position,
-        .head_dim = m->key_len,
-        .value_dim = m->value_len,
-        .scale = m->attn_scale,
-        .softcap = m->attn_softcap};
-    const float *q = e->q + (row * layer->n_head + head) * m->key_len;
-    e->kernels->attention(&a, q, e->attn + (out_row * layer->n_head + head) * m->value_len,
-                          scratch);
+    const lp_kv_layer *cache = &e->kv.layers[j->layer - m->layers];
+    size_t element = e->kv.type == LP_KV_F16 ? 2 : 4;
+    return (lp_attention){.kv_type = e->kv.type,
+                          .keys = e->kv.pages + cache->keys,
+                          .values = e->kv.pages + cache->values,
+                          .key_slot_bytes = cache->key_slot,
+                          .value_slot_bytes = cache->value_slot,
+                          .key_head_offset = kv_head * m->key_len * element,
+                          .value_head_offset = kv_head * m->value_len * element,
+                          .table = e->kv.seqs[sequence].table,
+                          .block_len = LP_KV_BLOCK,
+                          .head_dim = m->key_len,
+                          .value_dim = m->value_len,
+                          .scale = m->attn_scale,
+                          .softcap = m->attn_softcap};
+}
+
+static lp_attention_query query_of(const attention_job *j, attention_unit unit) {
+    const lp_engine *e = j->e;
+    const lp_model *m = e->model;
+    size_t position = (size_t)e->rows[unit.row].position, window = j->layer->window;
+    return (lp_attention_query){.q = e->q + (unit.row * j->layer->n_head + unit.head) * m->key_len,
+                                .out = e->attn +
+                                       (unit.out_row * j->layer->n_head + unit.head) * m->value_len,
+                                .first = window && position >= window ? position - window + 1 : 0,
+                                .last = position};
 }
 
 static void run_attention_chunk(void *job, size_t chunk, int thread) {
@@ -292,9 +312,18 @@ static void run_attention_chunk(void *job, size_t chunk, int thread) {
     size_t units = j->n_rows * j->layer->n_head;
     size_t begin = chunk * j->per_chunk, end = begin + j->per_chunk;
     if (end > units) end = units;
-    for (size_t u = begin; u < end; u++) {
-        size_t head = u / j->n_rows, i = u % j->n_rows;
-        attend(j->e, j->layer, head, j->selected ? j->selected[i] : i, i, scratch_of(j->e, thread));
+    for (size_t u = begin; u < end;) {
+        attention_unit first = unit_at(j, u);
+        int32_t sequence = j->e->rows[first.row].sequence;
+        lp_attention_query queries[UNITS_TOGETHER];
+        size_t n = 0;
+        for (; u < end && n < UNITS_TOGETHER; u++) {
+            attention_unit unit = unit_at(j, u);
+            if (unit.kv_head != first.kv_head || j->e->rows[unit.row].sequence != sequence) break;
+            queries[n++] = query_of(j, unit);
+        }
+        lp_attention shared = shared_attention(j, first.kv_head, sequence);
+        j->e->kernels->attention_many(&shared, queries, n, scratch_of(j->e, thread));
     }
 }
 
@@ -303,7 +332,8 @@ static void run_attention(lp_engine *e, const lp_layer *layer, const size_t *sel
     attention_job j = {.e = e, .layer = layer, .selected = selected, .n_rows = n_rows};
     size_t units = n_rows * layer->n_head;
     j.per_chunk = divide_up(units, (size_t)lp_pool_threads(e->pool) * CHUNKS_PER_THREAD);
-    if (j.per_chunk > 16) j.per_chunk = 16; /* late rows take longer than early ones */
+    /* Late rows take longer than early ones, so chunks stay small. */
+    if (j.per_chunk > UNITS_TOGETHER) j.per_chunk = UNITS_TOGETHER;
     lp_pool_run(e->pool, run_attention_chunk, &j, divide_up(units, j.per_chunk));
 }
 
