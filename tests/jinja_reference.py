@@ -9,7 +9,7 @@ import datetime
 import functools
 import json
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import jinja2
 import jinja2.ext
@@ -23,7 +23,7 @@ NOW = datetime.datetime(2026, 3, 7, 9, 5, 3)
 class Generation(jinja2.ext.Extension):
     """{% generation %}: a body that is called, as transformers' extension does it."""
 
-    tags: ClassVar[set[str]] = {"generation"}
+    tags = {"generation"}  # noqa: RUF012 - as the base class has it
 
     def parse(self, parser: jinja2.parser.Parser) -> jinja2.nodes.Node:
         line = next(parser.stream).lineno
@@ -36,7 +36,7 @@ class Generation(jinja2.ext.Extension):
         return str(caller())
 
 
-class Namespace(jinja2.utils.Namespace):  # type: ignore[misc]
+class Namespace(jinja2.utils.Namespace):
     """Refuses names that begin with an underscore."""
 
     def __init__(*args: Any, **kwargs: Any) -> None:

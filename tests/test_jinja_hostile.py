@@ -15,7 +15,17 @@ from chat_conversations import ALL, WEATHER
 from jinja_reference import Engine
 
 HELLO = {"messages": [{"role": "user", "content": "hi"}]}
-LIMIT = ("too wide", "specification", "steps", "deep", "grows beyond", "larger than", "more than", "longer than", "64 bits")
+LIMIT = (
+    "too wide",
+    "specification",
+    "steps",
+    "deep",
+    "grows beyond",
+    "larger than",
+    "more than",
+    "longer than",
+    "64 bits",
+)
 
 EATERS = {
     "parentheses": "{{ " + "(" * 1_000_000 + " }}",

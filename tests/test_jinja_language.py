@@ -415,7 +415,7 @@ UNFOLDED = ("slicing is not possible", "urlencode takes a string", "64 bits")
 def test_random_templates(engine: Engine, block: int) -> None:
     """Seeded, so a failure can be repeated: jinja_random.template(seed)."""
     worked = 0
-    for seed in range(block * 75, block * 75 + 75):
+    for seed in range(block * 40, block * 40 + 40):
         source = jinja_random.template(seed)
         wanted = expected(source, VARIABLES)
         got = engine.render(source, VARIABLES)
@@ -429,4 +429,4 @@ def test_random_templates(engine: Engine, block: int) -> None:
             f"\n got    {got.text!r} {got.error}"
         )
         worked += wanted.text is not None
-    assert worked > 20, "too few of the random templates work to test anything"
+    assert worked > 10, "too few of the random templates work to test anything"
