@@ -50,7 +50,7 @@ def compile_one(clang: str, tree: toolchain.Tree, source: toolchain.Source, head
     # The sources' own flags are zig's (optimisation); of them only the ISA switches matter here.
     isa = [flag for flag in source.flags if flag.startswith("-m") and "mcpu" not in flag]
     flags = [*FLAGS, *isa, *(f"-I{path}" for path in tree.include_dirs)]
-    if isa:
+    if source.path.name.startswith("k_"):
         # The bodies of a level are inlined into a few huge functions, on which clang takes many
         # minutes with every check; what matters there is reading past the end.
         flags[flags.index(SANITIZE)] = "-fsanitize=address"
