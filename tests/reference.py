@@ -198,9 +198,7 @@ def probabilities(logits: Array) -> Array:
     return p
 
 
-def divergence(
-    reference: Array, other: Array, p: Array | None = None
-) -> npt.NDArray[np.float64]:
+def divergence(reference: Array, other: Array, p: Array | None = None) -> npt.NDArray[np.float64]:
     """KL(reference || other) per row of logits, in nats; p = probabilities(reference).
 
     With d = reference - other,  KL = sum p d + ln(sum p exp(-d)).  The difference of the logits

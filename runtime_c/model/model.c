@@ -273,6 +273,10 @@ static lp_code take(const reader *r, const char *name, bool optional, size_t n_i
         if (optional) return LP_OK;
         return lp_fail(r->err, LP_ERR_FORMAT, "tensor %s is missing", name);
     }
+    const lp_type_info *type = lp_type_get(t->type);
+    if (!type || !type->can_compute)
+        return lp_fail(r->err, LP_ERR_UNSUPPORTED, "tensor %s has type %s, which is not supported",
+                       name, type && type->name ? type->name : "unknown");
     bool vector = n_out == 0;
     if (t->dims[0] != n_in || t->dims[1] != (vector ? 1 : n_out) || t->dims[2] != 1 ||
         t->dims[3] != 1)
@@ -281,10 +285,6 @@ static lp_code take(const reader *r, const char *name, bool optional, size_t n_i
                        (unsigned long long)t->dims[0], (unsigned long long)t->dims[1],
                        (unsigned long long)t->dims[2], (unsigned long long)t->dims[3], n_in,
                        vector ? (size_t)1 : n_out);
-    const lp_type_info *type = lp_type_get(t->type);
-    if (!type || !type->can_compute)
-        return lp_fail(r->err, LP_ERR_UNSUPPORTED, "tensor %s has type %s, which is not supported",
-                       name, type && type->name ? type->name : "unknown");
     if (vector && t->type != LP_TYPE_F32)
         return lp_fail(r->err, LP_ERR_UNSUPPORTED, "tensor %s has type %s, expected F32", name,
                        type->name);
