@@ -46,10 +46,27 @@ static int show_text(const lp_app *app) {
     return ok ? 0 : 1;
 }
 
+/* Everything the user named is open by now; what comes next parses it. The server confines itself
+ * once it listens, and verify opens its operand first and parses nothing of a model. */
+static void confine(lp_app *app) {
+    lp_command command = app->options.command;
+    if (command == LP_COMMAND_WEB || command == LP_COMMAND_SERVE || command == LP_COMMAND_VERIFY) {
+        return;
+    }
+    if (command == LP_COMMAND_CHAT) { /* the history's directory must exist to stay reachable */
+        lp_buf path;
+        lp_buf_init(&path, 0);
+        (void)!lp_state_directory(&path, NULL);
+        lp_buf_free(&path);
+    }
+    app->sandbox = lp_confine();
+}
+
 static int run(lp_app *app, int argc, char **argv) {
     lp_error err = {0};
     lp_code code = lp_app_start(app, argc, argv, &err);
     if (code == LP_OK && (app->options.help || app->options.version)) return show_text(app);
+    if (code == LP_OK) confine(app);
     if (code == LP_OK) code = functions[app->options.command](app, &err);
     if (code == LP_OK) return atomic_load(&interrupts) > 0 ? 130 : 0;
     lp_print_error(&err);
