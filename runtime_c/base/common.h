@@ -20,7 +20,8 @@
 #else
 #define LP_MUST_USE __attribute__((warn_unused_result))
 /* gnu_printf, because Windows' own printf rules differ and lp_fail formats by C99's. */
-#define LP_PRINTF(format_index, first_argument) __attribute__((format(printf, format_index, first_argument)))
+#define LP_PRINTF(format_index, first_argument)                                                    \
+    __attribute__((format(printf, format_index, first_argument)))
 #endif
 
 #endif
