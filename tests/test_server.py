@@ -136,7 +136,7 @@ def test_whole_answer(server: Server) -> None:
 
 def test_equals_the_command_line(server: Server, packed_smollm2: Path) -> None:
     """The same model, prompt and greedy choice: the same text, whoever asks."""
-    words = [packed_smollm2, "-p", QUESTION, "--temp", "0", "-n", "24", "--system", ""]
+    words = [str(packed_smollm2), "-p", QUESTION, "--temp", "0", "-n", "24", "--system", ""]
     process = subprocess.run(words, capture_output=True, text=True, check=True)
     answer = server.chat(QUESTION, max_tokens=24)["choices"][0]["message"]["content"]
     assert process.stdout.strip() == answer.strip()
@@ -330,7 +330,7 @@ def test_completion_forms(server: Server) -> None:
 
 def test_completion_equals_the_raw_command(server: Server, packed_smollm2: Path) -> None:
     text = "The capital of France is"
-    words = [packed_smollm2, "--raw", "-p", text, "--temp", "0", "-n", "12"]
+    words = [str(packed_smollm2), "--raw", "-p", text, "--temp", "0", "-n", "12"]
     process = subprocess.run(words, capture_output=True, text=True, check=True)
     body = {"prompt": text, "max_tokens": 12, "temperature": 0}
     value = server.post("/v1/completions", body).json()
@@ -390,13 +390,14 @@ def test_numbers_at_their_ends(server: Server, name: str) -> None:
 
 @pytest.mark.parametrize("name", BOOLS)
 def test_bools(server: Server, name: str) -> None:
-    for value in (0, 1, "true", [], {}):
+    values: list[Any] = [0, 1, "true", [], {}]
+    for value in values:
         reply = server.post("/v1/chat/completions", chat_body("Hi", max_tokens=1) | {name: value})
         assert reply.status == 400, (name, value)
         assert f'"{name}"' in reply.error()["message"]
 
 
-NOT_A_FIELD = {
+NOT_A_FIELD: dict[str, list[Any]] = {
     "messages": [[], {}, "x", 5, [5], [None], [[]], [{}]],
     "stop": [5, True, {}, [5], [None], [""], "", ["x"] * 17, "x" * 257],
     "stream_options": [5, "x", [], True, {"include_usage": 1}],
@@ -519,6 +520,7 @@ def test_openai_client(server: Server) -> None:
             text += chunk.choices[0].delta.content or ""
         usage = chunk.usage or usage
     assert text == whole.choices[0].message.content
+    assert usage is not None
     assert usage.completion_tokens == whole.usage.completion_tokens
     done = client.completions.create(model="any", prompt="Once", max_tokens=4, temperature=0)
     assert done.usage.completion_tokens == 4
@@ -603,7 +605,15 @@ def test_interrupt(packed_smollm2: Path) -> None:
 
 def test_taken_port(packed_smollm2: Path) -> None:
     with Server(packed_smollm2, "-c", "256") as first:
-        words = [packed_smollm2, "serve", "--port", str(first.port), "--no-browser", "-c", "256"]
+        words = [
+            str(packed_smollm2),
+            "serve",
+            "--port",
+            str(first.port),
+            "--no-browser",
+            "-c",
+            "256",
+        ]
         process = subprocess.run(words, capture_output=True, text=True, check=False, timeout=60)
         assert process.returncode != 0
         assert process.stdout == ""
@@ -613,7 +623,7 @@ def test_taken_port(packed_smollm2: Path) -> None:
 
 
 def test_open_host_needs_a_key(packed_smollm2: Path, tmp_path: Path) -> None:
-    words = [packed_smollm2, "serve", "--host", "0.0.0.0", "--port", "0", "--no-browser"]
+    words = [str(packed_smollm2), "serve", "--host", "0.0.0.0", "--port", "0", "--no-browser"]
     process = subprocess.run(words, capture_output=True, text=True, check=False, timeout=60)
     assert process.returncode == 2
     assert "--api-key-file" in process.stderr

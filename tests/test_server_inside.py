@@ -11,7 +11,7 @@ import http.client
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -185,7 +185,7 @@ def test_refused_allocations(native: Any, session: Session) -> None:
     request is served."""
     lib = native.lib
     with running(native, session) as server:
-        asks = [
+        asks: list[Callable[[], tuple[int, Any]]] = [
             lambda: server.chat(max_tokens=2),
             lambda: server.chat(max_tokens=2, stream=True),
             lambda: server.ask("POST", "/tokenize", {"content": "hello", "with_pieces": True}),
