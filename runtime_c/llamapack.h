@@ -4,6 +4,8 @@
 #ifndef LP_LLAMAPACK_H
 #define LP_LLAMAPACK_H
 
+/* The order is the data's, not the alphabet's. */
+/* clang-format off */
 #include "base/status.h"
 #include "base/memory.h"
 #include "base/text.h"
@@ -35,5 +37,6 @@
 #include "serve/reasoning.h"
 #include "serve/server.h"
 #include "cli/line.h"
+/* clang-format on */
 
 #endif

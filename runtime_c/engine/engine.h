@@ -22,12 +22,12 @@ typedef struct lp_engine_params {
     int n_threads;       /* >= 1 */
     lp_act_mode act;
     lp_kv_type kv_type;
-    const char *cpu;     /* ISA level; NULL = best */
+    const char *cpu; /* ISA level; NULL = best */
 } lp_engine_params;
 
 typedef struct lp_batch_row {
     int32_t token;
-    int32_t position;    /* must be the sequence's length so far (rows of one sequence in order) */
+    int32_t position; /* must be the sequence's length so far (rows of one sequence in order) */
     int32_t sequence;
     bool wants_logits;
 } lp_batch_row;
@@ -37,13 +37,15 @@ typedef struct lp_batch_row {
 lp_kv_type lp_engine_kv_type_for(lp_act_mode act);
 
 /* Errors: LP_ERR_ARGUMENT (level, sizes), LP_ERR_MEMORY (says how much was needed). */
-lp_code lp_engine_open(lp_engine **out, const lp_model *model, const lp_engine_params *params, lp_error *err) LP_MUST_USE;
+lp_code lp_engine_open(lp_engine **out, const lp_model *model, const lp_engine_params *params,
+                       lp_error *err) LP_MUST_USE;
 void lp_engine_close(lp_engine *engine);
 
 /* Runs n rows (1 .. n_batch). LP_ERR_FULL when a position is outside n_ctx; LP_ERR_ARGUMENT for a
  * token, position or sequence that cannot be; LP_ERR_STOPPED after lp_engine_stop (the step's
  * tokens are then not part of the sequences). */
-lp_code lp_engine_step(lp_engine *engine, const lp_batch_row *rows, size_t n, lp_error *err) LP_MUST_USE;
+lp_code lp_engine_step(lp_engine *engine, const lp_batch_row *rows, size_t n,
+                       lp_error *err) LP_MUST_USE;
 
 /* Logits of the i-th row that wanted them in the last step: n_vocab floats, valid until the next
  * step. The caller may change them (samplers do). */

@@ -25,9 +25,11 @@ void lp_sampling_default(lp_sampling *s); /* seed 0; callers that want randomnes
 lp_code lp_sampling_check(const lp_sampling *s, lp_error *err) LP_MUST_USE; /* ranges, NaN */
 
 typedef struct lp_sampler lp_sampler;
-lp_code lp_sampler_open(lp_sampler **out, const lp_sampling *params, size_t n_vocab, lp_error *err) LP_MUST_USE;
+lp_code lp_sampler_open(lp_sampler **out, const lp_sampling *params, size_t n_vocab,
+                        lp_error *err) LP_MUST_USE;
 void lp_sampler_close(lp_sampler *sampler);
-/* The next id. logits (n_vocab) may be changed. Allocates nothing. A table of only NaN or -inf gives id 0. */
+/* The next id. logits (n_vocab) may be changed. Allocates nothing. A table of only NaN or -inf
+ * gives id 0. */
 int32_t lp_sampler_next(lp_sampler *sampler, float *logits);
 /* Tells the sampler a token that is part of the text (prompt and answer), for the penalties. */
 void lp_sampler_accept(lp_sampler *sampler, int32_t id);

@@ -1,4 +1,5 @@
-/* scheduler.h - the only generation loop: jobs share the engine's steps, text comes out by callback.
+/* scheduler.h - the only generation loop: jobs share the engine's steps, text comes out by
+ * callback.
  *
  * A job is a prompt (ids) and what to do with it. The terminal submits one at a time; the server
  * many. Each step mixes one token of every answering job with a chunk of a waiting prompt. A job
@@ -18,34 +19,35 @@ typedef struct lp_scheduler lp_scheduler;
 typedef struct lp_job lp_job;
 
 typedef enum lp_finish {
-    LP_FINISH_NONE = 0,   /* still running */
-    LP_FINISH_END,        /* an end-of-generation token */
-    LP_FINISH_STOP_TEXT,  /* one of the stop texts */
-    LP_FINISH_LENGTH,     /* max_tokens */
-    LP_FINISH_CONTEXT,    /* the context window is full */
+    LP_FINISH_NONE = 0,  /* still running */
+    LP_FINISH_END,       /* an end-of-generation token */
+    LP_FINISH_STOP_TEXT, /* one of the stop texts */
+    LP_FINISH_LENGTH,    /* max_tokens */
+    LP_FINISH_CONTEXT,   /* the context window is full */
     LP_FINISH_CANCELLED,
     LP_FINISH_ERROR
 } lp_finish;
 
 typedef struct lp_job_stats {
-    size_t prompt_tokens;    /* of the whole prompt */
-    size_t cached_tokens;    /* of those, found in the cache */
-    size_t answer_tokens;    /* sampled, the end token not counted */
-    double prompt_seconds;   /* evaluating the rest of the prompt */
-    double answer_seconds;   /* from the first sampled token to the last */
+    size_t prompt_tokens;       /* of the whole prompt */
+    size_t cached_tokens;       /* of those, found in the cache */
+    size_t answer_tokens;       /* sampled, the end token not counted */
+    double prompt_seconds;      /* evaluating the rest of the prompt */
+    double answer_seconds;      /* from the first sampled token to the last */
     double first_token_seconds; /* from submit to the first sampled token */
 } lp_job_stats;
 
 typedef struct lp_job_params {
-    const int32_t *prompt;  /* copied */
-    size_t n_prompt;        /* >= 1 */
-    size_t max_tokens;      /* 0 = until the end or the full context */
+    const int32_t *prompt; /* copied */
+    size_t n_prompt;       /* >= 1 */
+    size_t max_tokens;     /* 0 = until the end or the full context */
     lp_sampling sampling;
-    const lp_str *stops;    /* copied */
+    const lp_str *stops; /* copied */
     size_t n_stops;
-    bool ignore_end;        /* go on past end-of-generation tokens (bench) */
-    bool print_special;     /* print control tokens too */
-    /* Called from lp_scheduler_step. text: whole characters, never empty. Return false to cancel. */
+    bool ignore_end;    /* go on past end-of-generation tokens (bench) */
+    bool print_special; /* print control tokens too */
+    /* Called from lp_scheduler_step. text: whole characters, never empty. Return false to cancel.
+     */
     bool (*on_text)(void *user, lp_job *job, lp_str text);
     /* Prompt progress, after each chunk; may be NULL. */
     void (*on_progress)(void *user, lp_job *job, size_t done, size_t total);
@@ -54,13 +56,15 @@ typedef struct lp_job_params {
     void *user;
 } lp_job_params;
 
-lp_code lp_scheduler_open(lp_scheduler **out, lp_engine *engine, const lp_vocab *vocab, lp_error *err) LP_MUST_USE;
+lp_code lp_scheduler_open(lp_scheduler **out, lp_engine *engine, const lp_vocab *vocab,
+                          lp_error *err) LP_MUST_USE;
 void lp_scheduler_close(lp_scheduler *scheduler); /* running jobs finish as cancelled */
 
 /* LP_ERR_FULL when the prompt alone does not fit (the text says both counts). The job is owned by
  * the scheduler until lp_job_release, which may be called at any time after submit, also inside a
  * callback; an unfinished job is cancelled by it. No callback comes after it. */
-lp_code lp_scheduler_submit(lp_scheduler *scheduler, const lp_job_params *params, lp_job **job, lp_error *err) LP_MUST_USE;
+lp_code lp_scheduler_submit(lp_scheduler *scheduler, const lp_job_params *params, lp_job **job,
+                            lp_error *err) LP_MUST_USE;
 /* Runs one engine step for the jobs at hand. *busy tells whether any job is unfinished. What goes
  * wrong with a job is told to its on_finish; the step itself then still is LP_OK. */
 lp_code lp_scheduler_step(lp_scheduler *scheduler, bool *busy, lp_error *err) LP_MUST_USE;

@@ -16,10 +16,10 @@ void lp_model_close(lp_model *model);
 
 /* What a caller outside the engine may want to know. */
 typedef struct lp_model_info {
-    const char *arch;        /* static */
+    const char *arch; /* static */
     uint32_t n_layer, n_embd, n_head, n_vocab, n_ctx_train;
-    uint64_t n_params;       /* elements of all tensors */
-    uint64_t weight_bytes;   /* of all tensors */
+    uint64_t n_params;         /* elements of all tensors */
+    uint64_t weight_bytes;     /* of all tensors */
     size_t kv_bytes_per_token; /* F16, all layers */
 } lp_model_info;
 lp_model_info lp_model_describe(const lp_model *model);
