@@ -31,10 +31,10 @@
 #include "engine/sampler.h"
 #include "engine/scheduler.h"
 #include "chat/chat.h"
+#include "chat/reasoning.h"
 #include "serve/http.h"
 #include "serve/guard.h"
 #include "serve/fields.h"
-#include "serve/reasoning.h"
 #include "serve/server.h"
 #include "cli/line.h"
 /* clang-format on */

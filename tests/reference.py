@@ -30,6 +30,7 @@ class Reference:
     def __init__(self, path: Path | str) -> None:
         import gguf
 
+        self.weights: dict[str, Array] = {}  # dequantized once
         self.reader = gguf.GGUFReader(path)
         self.tensors = {t.name: t for t in self.reader.tensors}
         self.arch: str = self.field("general.architecture")
@@ -58,8 +59,11 @@ class Reference:
     def weight(self, name: str) -> Array:
         from gguf import quants
 
-        t = self.tensors[name]
-        return np.asarray(quants.dequantize(t.data, t.tensor_type), dtype=np.float32)
+        if name not in self.weights:
+            t = self.tensors[name]
+            values = quants.dequantize(t.data, t.tensor_type)
+            self.weights[name] = np.asarray(values, dtype=np.float32)
+        return self.weights[name]
 
     def maybe(self, name: str) -> Array | None:
         return self.weight(name) if name in self.tensors else None
@@ -140,14 +144,16 @@ class Reference:
         hidden = back < 0
         if local:
             hidden |= back >= self.window
+        mask = np.where(hidden, np.float32(-np.inf), np.float32(0))
         out = np.empty((t, self.n_head, self.value_len), np.float32)
         for head in range(self.n_head):
             other = head // (self.n_head // self.n_kv)
             score = q[:, head] @ k[:, other].T * np.float32(1 / math.sqrt(self.key_len))
             if self.attn_cap:
                 score = np.float32(self.attn_cap) * np.tanh(score / np.float32(self.attn_cap))
-            score[hidden] = -np.inf
-            score = np.exp(score - score.max(axis=1, keepdims=True))
+            score += mask
+            score -= score.max(axis=1, keepdims=True)
+            np.exp(score, out=score)
             out[:, head] = score @ v[:, other] / score.sum(axis=1, keepdims=True)
         return self.linear(out.reshape(t, -1), p + "attn_output")
 
@@ -155,7 +161,9 @@ class Reference:
         p = f"blk.{layer}."
         gate, up = self.linear(h, p + "ffn_gate"), self.linear(h, p + "ffn_up")
         if self.arch in GEMMA:
-            inner = np.float32(math.sqrt(2 / math.pi)) * (gate + np.float32(0.044715) * gate**3)
+            inner = np.float32(math.sqrt(2 / math.pi)) * (
+                gate + np.float32(0.044715) * (gate * gate * gate)
+            )
             act = np.float32(0.5) * gate * (1 + np.tanh(inner))
         else:
             act = gate / (1 + np.exp(-gate))

@@ -4,8 +4,8 @@
 
 #include <stdatomic.h>
 
+#include "chat/reasoning.h"
 #include "platform/thread.h"
-#include "serve/reasoning.h"
 
 enum { TAIL_IDS = 16, MAX_ANSWER = 64 * 1024 * 1024 };
 

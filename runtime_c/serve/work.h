@@ -9,10 +9,10 @@
 #ifndef LP_SERVE_WORK_H
 #define LP_SERVE_WORK_H
 
+#include "chat/reasoning.h"
 #include "engine/scheduler.h"
 #include "platform/net.h"
 #include "serve/api.h"
-#include "serve/reasoning.h"
 #include "serve/reply.h"
 
 #include <stdatomic.h>

@@ -4,7 +4,7 @@
  * holds white space (dropped if the end tag follows, as templates add their own line breaks) and a
  * prefix of </think>.
  * SPDX-License-Identifier: Apache-2.0 */
-#include "serve/reasoning.h"
+#include "chat/reasoning.h"
 
 #include <string.h>
 

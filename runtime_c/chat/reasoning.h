@@ -4,8 +4,8 @@
  * block themselves in the generation prompt. Only such a block at the very start counts: the same
  * words later are text like any other. Pieces come in as sampled and may cut a tag anywhere.
  * SPDX-License-Identifier: Apache-2.0 */
-#ifndef LP_SERVE_REASONING_H
-#define LP_SERVE_REASONING_H
+#ifndef LP_CHAT_REASONING_H
+#define LP_CHAT_REASONING_H
 
 #include "base/text.h"
 
