@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -146,6 +147,12 @@ def whole(native: Any, path: Path, tokens: list[int], **options: Any) -> npt.NDA
         return s.step(tokens)
 
 
+def shallow(folder: Path, arch: str, kind: str) -> Path:
+    """Two layers (in the windowed families: local ones) are enough where only bits are compared."""
+    shape = replace(tiny_model.shape_of(arch), n_layer=2)
+    return tiny(folder, arch, kind, shape=shape)
+
+
 def same(a: npt.NDArray[np.float32], b: npt.NDArray[np.float32]) -> bool:
     return a.tobytes() == b.tobytes()
 
@@ -167,19 +174,21 @@ def same(a: npt.NDArray[np.float32], b: npt.NDArray[np.float32]) -> bool:
 def test_any_cut_gives_the_same_bits(
     native: Any, folder: Path, arch: str, kind: str, act: int, kv: int
 ) -> None:
-    path = tiny(folder, arch, kind)
-    n = 110  # past a block of the cache
-    tokens = tokens_for(384, n)
+    path = shallow(folder, arch, kind)
     rng = np.random.default_rng(5)
     for cpu in levels(native):
+        # Past a block of the cache; the plain C level is slow, and has no tiles to get wrong.
+        n, cuts_tried = (70, 1) if cpu == "ref" else (110, 3)
+        tokens = tokens_for(384, n)
         options: dict[str, Any] = {"act": act, "kv": kv, "cpu": cpu}
         want = whole(native, path, tokens, **options)
         assert same(want, whole(native, path, tokens, threads=2, **options)), "two threads"
-        assert same(want, whole(native, path, tokens, threads=5, **options)), "five threads"
+        if cpu != "ref":
+            assert same(want, whole(native, path, tokens, threads=5, **options)), "five threads"
         with Session(native, path, n_logit_rows=n, **options) as s:
             singles = np.concatenate([s.step([t]) for t in tokens])
             assert same(want, singles), "single steps"
-            for _ in range(3):
+            for _ in range(cuts_tried):
                 s.truncate(0)
                 cuts = sorted({0, n, *(int(c) for c in rng.integers(1, n, 6))})
                 parts = [s.step(tokens[a:b]) for a, b in zip(cuts, cuts[1:], strict=False)]
@@ -191,8 +200,8 @@ def test_any_cut_gives_the_same_bits(
 
 
 def test_neighbours_and_rewinding_change_nothing(native: Any, folder: Path) -> None:
-    path = tiny(folder, "gemma3", "Q4_K")
-    prompts = [tokens_for(384, n, seed) for seed, n in ((1, 90), (2, 70), (3, 130))]
+    path = shallow(folder, "gemma3", "Q4_K")
+    prompts = [tokens_for(384, n, seed) for seed, n in ((1, 70), (2, 40), (3, 90))]
     for cpu in levels(native):
         want = [whole(native, path, p, cpu=cpu) for p in prompts]
         rng = np.random.default_rng(9)
@@ -286,20 +295,20 @@ def test_a_context_beyond_all_memory_says_how_much(native: Any, folder: Path) ->
 
 def test_stop_ends_a_step_and_forgets_it(native: Any, folder: Path) -> None:
     path = tiny(folder, "gemma3", "Q4_K")
-    tokens = tokens_for(384, 400)
+    tokens = tokens_for(384, 250)
     with Session(native, path, threads=2, cpu="ref", n_logit_rows=1) as s:
         s.step(tokens[:10], want=False)
         stopper = threading.Timer(0.05, native.lib.lp_engine_stop, [s.engine])
         stopper.start()
         begun = time.monotonic()
-        code, text = refusal(s, [(t, 10 + i, 0, False) for i, t in enumerate(tokens[10:400])])
+        code, text = refusal(s, [(t, 10 + i, 0, False) for i, t in enumerate(tokens[10:250])])
         took = time.monotonic() - begun
         stopper.join()
         assert (code, text, s.length()) == (STOPPED, "stopped", 10)
         # The flag is spent; what was there is unharmed.
         assert same(s.step(tokens[10:11]), whole(native, path, tokens[:11], cpu="ref")[-1:])
         begun = time.monotonic()
-        s.step(tokens[11:400], want=False)
+        s.step(tokens[11:250], want=False)
         assert took < (time.monotonic() - begun)
 
 
