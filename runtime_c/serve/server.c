@@ -83,9 +83,9 @@ static lp_code listen_all(lp_server *s, const lp_listen_params *p, lp_error *err
     if (!is_loopback(p->host) && p->api_key.len == 0)
         return lp_fail(err, LP_ERR_ARGUMENT,
                        "--host %s is open to other machines: that needs --api-key-file", p->host);
+    LP_TRY(lp_net_start(err)); /* before the waker, which is a socket on Windows */
     s->waker = lp_waker_new();
     if (s->waker == NULL) return lp_fail(err, LP_ERR_MEMORY, "out of memory for the server");
-    LP_TRY(lp_net_start(err));
     LP_TRY(bind_port(s, p, err));
     LP_TRY(make_url(s, p->host, err));
     return lp_guard_open(&s->guard, is_wildcard(p->host) ? NULL : p->host, s->port, p->allow_hosts,
