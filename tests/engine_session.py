@@ -50,7 +50,12 @@ class Session:
         self.ffi, self.lib = native.ffi, native.lib
         self.err = self.ffi.new("lp_error *")
         # The fields are set as things open, so that close() after a failure frees those that did.
-        self.gguf = self.model = self.engine = self.vocab = self.scheduler = self.map = None
+        self.gguf: Any = None
+        self.model: Any = None
+        self.engine: Any = None
+        self.vocab: Any = None
+        self.scheduler: Any = None
+        self.map: Any = None
         try:
             self._open_model(model)
             kv = int(self.lib.lp_engine_kv_type_for(act)) if kv is None else kv
@@ -106,7 +111,11 @@ class Session:
         data = self.ffi.new("lp_batch_row[]", [tuple(row) for row in rows])
         self.check(self.lib.lp_engine_step(self.engine, data, len(rows), self.err))
         n = sum(bool(row[3]) for row in rows)
-        return np.stack([self.logits(i) for i in range(n)]) if n else np.empty((0, self.n_vocab))
+        return (
+            np.stack([self.logits(i) for i in range(n)])
+            if n
+            else np.empty((0, self.n_vocab), np.float32)
+        )
 
     def logits(self, i: int) -> Logits:
         pointer = self.lib.lp_engine_logits(self.engine, i)

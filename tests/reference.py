@@ -202,8 +202,7 @@ def log_softmax(logits: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
 
 def probabilities(logits: Array) -> Array:
     p = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    p /= p.sum(axis=-1, keepdims=True)
-    return p
+    return np.asarray(p / p.sum(axis=-1, keepdims=True), np.float32)
 
 
 def divergence(reference: Array, other: Array, p: Array | None = None) -> npt.NDArray[np.float64]:

@@ -44,7 +44,12 @@ def scores(request: pytest.FixtureRequest, native: Any) -> tuple[str, Scores]:
     kl: dict[int, list[npt.NDArray[np.float64]]] = {F32: [], INT8: []}
     same: dict[int, list[npt.NDArray[np.bool_]]] = {F32: [], INT8: []}
     with ExitStack() as stack:
-        size = {"n_ctx": WINDOW, "n_batch": PIECE, "n_logit_rows": PIECE, "threads": 2}
+        size: dict[str, Any] = {
+            "n_ctx": WINDOW,
+            "n_batch": PIECE,
+            "n_logit_rows": PIECE,
+            "threads": 2,
+        }
         engines = {
             act: stack.enter_context(Session(native, path, act=act, **size)) for act in (F32, INT8)
         }

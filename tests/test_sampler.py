@@ -92,7 +92,7 @@ def test_the_set_is_exact_in_a_large_vocabulary(native: Any) -> None:
     logits = rng.standard_normal(50_000).astype(np.float32)
     logits[rng.integers(0, logits.size, 2000)] = np.float32(3.25)  # many ties
     for chain in ({"top_k": 6}, {"top_k": 0, "top_p": 0.0005}, {"top_k": 300, "top_p": 0.05}):
-        full = {**OFF, **chain, "temp": 1000.0}
+        full: dict[str, Any] = {**OFF, **chain, "temp": 1000.0}
         want = set(rule(logits, **full))
         with sampler(native, logits.size, seed=1, **full) as s:
             got = {draw(native, s, logits) for _ in range(12 * len(want))}
