@@ -44,14 +44,23 @@ class Reply:
 class Server:
     """A running `serve`; use as a context manager."""
 
-    def __init__(self, executable: Path, *arguments: str, command: str = "serve") -> None:
-        words = [str(executable), *([command] if command else []), "--port", "0", "--no-browser"]
+    def __init__(
+        self,
+        executable: Path,
+        *arguments: str,
+        command: str = "serve",
+        runner: tuple[str, ...] = (),  # what runs a program of another system: wine
+        env: dict[str, str] | None = None,
+    ) -> None:
+        words = [*runner, str(executable), *([command] if command else [])]
+        words += ["--port", "0", "--no-browser"]
         self.process = subprocess.Popen(
             [*words, *arguments],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             preexec_fn=raise_descriptor_limit,
+            env=env,
         )
         self.lines: list[str] = []
         self.found: queue.Queue[str] = queue.Queue()
