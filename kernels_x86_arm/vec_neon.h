@@ -2,8 +2,8 @@
  * has it (dotprod, i8mm). The families are described in vec_avx2.h.
  *
  * Weights are signed. Without SDOT, SMULL and SMLAL give 16-bit products, two of which fit in a
- * lane (2 * 128 * 127 = 32512) before they are added in pairs to 32 bits. SPDX-License-Identifier:
- * Apache-2.0 */
+ * lane (2 * 128 * 127 = 32512) before they are added in pairs to 32 bits.
+ * SPDX-License-Identifier: Apache-2.0 */
 #ifndef LP_VEC_NEON_H
 #define LP_VEC_NEON_H
 

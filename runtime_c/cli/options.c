@@ -76,7 +76,7 @@ static const row rows[] = {
             "how many tokens count as recent; -1 = the context (64)"),
     INT_ROW("-s", "--seed", ANSWERS | BENCH, seed, -1, 9007199254740992.0,
             "same seed, same text; -1 = random"),
-    LIST_ROW(NULL, "--stop", "TEXT", ANSWERS, stops, n_stops, LP_MAX_STOPS,
+    LIST_ROW(NULL, "--stop", "TEXT", FIRST | ON(LP_COMMAND_CHAT), stops, n_stops, LP_MAX_STOPS,
              "end the answer before TEXT (may be repeated)"),
     TEXT_ROW(NULL, "--host", "H", WEB, host, "address to listen on (127.0.0.1)"),
     INT_ROW(NULL, "--port", WEB, port, 0, 65535,
