@@ -18,3 +18,13 @@ def test_errors_are_one_clean_line(ffi: Any, lib: Any, lp_error: Any) -> None:
 def test_strings_cross_the_border(lib: Any, lp_str: Callable[[str | bytes], Any]) -> None:
     assert lib.lp_str_equal(lp_str("héllo"), lp_str("héllo".encode()))
     assert not lib.lp_str_equal(lp_str("a\0b"), lp_str("a\0c"))
+
+
+def test_every_declared_function_exists(lib: Any) -> None:
+    missing = []
+    for name in dir(lib):
+        try:
+            getattr(lib, name)
+        except AttributeError:
+            missing.append(name)
+    assert missing == []

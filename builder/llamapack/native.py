@@ -10,7 +10,6 @@ import os
 import platform
 import re
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -45,17 +44,8 @@ def load() -> Native:
     path = Path(ready) if ready else _library(tree)
     ffi = cffi.FFI()
     ffi.cdef(declarations(tree))
-    stubs: list[str] = []
-    while True:  # LATER strict: tables that nobody has written yet become zeros
-        try:
-            return Native(ffi, ffi.dlopen(str(path), ffi.RTLD_LAZY), path)
-        except OSError as error:
-            missing = re.search(r"undefined symbol: (\w+)", str(error))
-            if missing is None or len(stubs) > 40:
-                raise
-            stubs.append(missing[1])
-            sys.stderr.write(f"native: missing table {missing[1]}\n")
-            path = _library(tree, stubs)
+    # Lazily: a sanitizer's own functions are found in the process once it runs.
+    return Native(ffi, ffi.dlopen(str(path), ffi.RTLD_LAZY), path)
 
 
 def refresh_generated(tree: toolchain.Tree) -> None:
@@ -80,33 +70,18 @@ def declarations(tree: toolchain.Tree) -> str:
     return re.sub(r"^#.*$", "", done.stdout, flags=re.MULTILINE)
 
 
-def _library(tree: toolchain.Tree, stubs: Sequence[str] = ()) -> Path:
+def _library(tree: toolchain.Tree) -> Path:
     target = host_target()
     sources = toolchain.sources_for(tree, target.arch, windows=target.windows)
     sources = [source for source in sources if source.name != _MAIN]
     flags = [flag for flag in toolchain.runtime_flags(target) if flag != "-fPIE"]
     flags[flags.index(target.triple)] = _triple()
     flags[flags.index("-fvisibility=hidden")] = "-fvisibility=default"
-    # While the modules are being written: one that does not compile yet must not stop the tests
-    # of the others. LATER strict.
-    try:
-        objects = toolchain.compile_all(tree, sources, [*flags, "-fPIC"])
-    except LlamapackError:
-        objects = []
-        for source in sources:
-            try:
-                objects += toolchain.compile_all(tree, [source], [*flags, "-fPIC"])
-            except LlamapackError as error:
-                sys.stderr.write(f"native: left out: {error}\n")
-    with TemporaryDirectory(prefix="llamapack-") as work:
-        stub_source = Path(work) / "stubs.c"
-        stub_source.write_text("".join(f"char {name}[4096];\n" for name in stubs) or "char lp_no;")
-        source = toolchain.Source(stub_source, "stubs.c", ())
-        objects += toolchain.compile_all(tree, [source], [*flags, "-fPIC"])
+    objects = toolchain.compile_all(tree, sources, [*flags, "-fPIC"])
     link_flags = ["-target", _triple(), "-shared", *target.link_flags]
     link_flags = [flag for flag in link_flags if flag not in ("-static", "-pie")]
     if target.system == "linux":
-        link_flags += ["-lm", "-lpthread", "-Wl,-z,undefs", "-Wl,-z,lazy"]
+        link_flags += ["-lm", "-lpthread", "-Wl,-z,defs"]
     suffix = {"windows": ".dll", "macos": ".dylib"}.get(target.system, ".so")
     data = toolchain.link(objects, link_flags, f"llamapack{suffix}")
     return _stored(data, suffix)
