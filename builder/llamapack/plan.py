@@ -209,10 +209,11 @@ def _check_space(model_size: int, outputs: list[Output]) -> None:
         folder = output.path.parent
         needed[folder] = needed.get(folder, 0) + model_size + RUNTIME_ROOM
     for folder, size in needed.items():
-        free = shutil.disk_usage(folder).free
-        if free < size:
+        usage = shutil.disk_usage(folder)
+        # A total of 0 is how a file system says that it does not know.
+        if usage.total and usage.free < size:
             raise LlamapackError(
-                f"not enough space in {folder}: {_mib(size)} needed, {_mib(free)} free"
+                f"not enough space in {folder}: {_mib(size)} needed, {_mib(usage.free)} free"
             )
 
 
