@@ -89,7 +89,7 @@ lp_code lp_command_serve(lp_app *app, lp_error *err) {
             return LP_OK;
         }
     }
-    LP_TRY(lp_app_open_gguf(app, err)); /* a plain mistake is told before a port is taken */
+    if (app->gguf_data == NULL) return lp_app_open_gguf(app, err); /* says so, takes no port */
     lp_str hosts[LP_MAX_ALLOW_HOSTS];
     for (size_t i = 0; i < o->n_allow_hosts; i++) hosts[i] = lp_str_from(o->allow_hosts[i]);
     lp_listen_params listen = {.host = lp_options_given(o, "--host") ? o->host : NULL,
