@@ -45,7 +45,7 @@ def test_no_sanitizer_complains(name: str, tool: Callable[[str], str]) -> None:
     }
     result = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", f"tests/{name}",
-         "-m", "not (qemu or wine or chromium or clang or slow)"],
+         "-m", "not (qemu or wine or chromium or clang)"],
         cwd=ROOT, env=env, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
