@@ -61,7 +61,7 @@ def measure(command: list[str]) -> Run:
         peak = max(peak, anonymous_bytes(process.pid))
         if ready:
             data = os.read(process.stdout.fileno(), 65536)
-            if data.strip() and not first:
+            if data and not first:
                 first = time.perf_counter() - begin
             if not data:
                 break
