@@ -23,7 +23,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-PROMPT = "What is the capital of France?"
+PROMPT = "The capital of France is"  # as it is, no template: both go on with a word
 
 
 @dataclass
