@@ -13,7 +13,7 @@
 #include <cpuid.h>
 
 typedef struct features {
-    bool avx, avx2, avxvnni, avx512;
+    bool avx, avx2, avxvnni, avx512, avx512bf16;
 } features;
 
 static uint32_t enabled_state(void) {
@@ -43,6 +43,7 @@ static features ask(void) {
     f.avx512 = zmm_saved && (leaf7_b & wanted) == wanted && ((leaf7_c >> 11) & 1u) != 0;
     if (subleaves >= 1 && __get_cpuid_count(7, 1, &a, &b, &c, &d) != 0) {
         f.avxvnni = ((a >> 4) & 1u) != 0;
+        f.avx512bf16 = f.avx512 && ((a >> 5) & 1u) != 0;
     }
     return f;
 }
@@ -61,6 +62,9 @@ bool lp_cpu_has_avxvnni(void) {
 }
 bool lp_cpu_has_avx512(void) {
     return ask().avx512;
+}
+bool lp_cpu_has_avx512bf16(void) {
+    return ask().avx512bf16;
 }
 
 #elif defined(__aarch64__)

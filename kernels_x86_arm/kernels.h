@@ -16,9 +16,14 @@
  *       acc = madd(d_weight * d_act, i, acc)
  *       acc = madd(-dmin_weight * d_act, sum of min_int * activation sums, acc)   (Q2_K, Q4_K,
  * Q5_K) The integer sums are exact in int32, so their order is free; they are then rounded to
- * float. F32, F16, BF16 weights and every type in the f32 mode: 16 partial sums, element k into sum
- *   k % 16, by madd in order of k, folded as lp_fold16 in ref.c does.
- * Levels with fma agree with each other bit for bit, and so do those without.
+ * float.
+ *   f32 activations (F32 and F16 weights, every type in the f32 mode), for each stretch of
+ *   LP_STRETCH_VECTORS * 16 elements along K: 16 partial sums, element k into sum k % 16, by madd
+ * in order of k, folded as fold16 in ref.c does; the stretches' sums are added in order. bf16
+ * activations (BF16 weights), for each stretch of LP_STRETCH_VECTORS * 32 elements: 16 partial
+ * sums, of each 32 elements the odd one 2i + 1 and then the even one 2i into sum i; folded and
+ * added as above. The products are exact. Denormal weights may count as zeros. Levels with fma
+ * agree with each other bit for bit, and so do those without.
  *
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef LP_KERNELS_H
@@ -29,12 +34,17 @@
 /* How activations travel to a matrix product. */
 typedef enum lp_act_mode { LP_ACT_INT8 = 0, LP_ACT_F32 = 1 } lp_act_mode;
 
+#define LP_STRETCH_VECTORS 64
+
 /* The activation format a weight type wants in a mode (LP_ACT_INT8: int8 blocks of 32 for
- * Q4_0 .. Q8_0, of 256 for the K types; f32 for F32, F16, BF16. LP_ACT_F32: always f32). */
+ * Q4_0 .. Q8_0, of 256 for the K types; bf16 for BF16; f32 for F32, F16. LP_ACT_F32: always f32).
+ * Rows of the f32 and bf16 kinds are padded with zeros to an odd number of 64-byte lines, so that
+ * a few of them side by side do not fight for the same cache sets. */
 typedef enum lp_act_kind {
     LP_ACT_KIND_F32 = 0,
     LP_ACT_KIND_I8_32,
     LP_ACT_KIND_I8_256,
+    LP_ACT_KIND_BF16,
     LP_ACT_KIND_COUNT
 } lp_act_kind;
 

@@ -8,6 +8,7 @@
  * SPDX-License-Identifier: Apache-2.0 */
 #include "ref.h"
 
+#include <float.h>
 #include <math.h>
 #include <string.h>
 
@@ -42,9 +43,16 @@ lp_act_kind lp_act_kind_for(uint32_t type, lp_act_mode mode) {
     case LP_TYPE_Q5_K:
     case LP_TYPE_Q6_K:
         return LP_ACT_KIND_I8_256;
+    case LP_TYPE_BF16:
+        return LP_ACT_KIND_BF16;
     default:
         return LP_ACT_KIND_F32;
     }
+}
+
+/* Whole lines of 64 bytes, an odd number of them. */
+static size_t padded_row(size_t bytes) {
+    return ((bytes + 63) / 64 | 1) * 64;
 }
 
 static size_t act_row_bytes(lp_act_kind kind, size_t n_in) {
@@ -53,8 +61,10 @@ static size_t act_row_bytes(lp_act_kind kind, size_t n_in) {
         return n_in / 32 * sizeof(lp_act32);
     case LP_ACT_KIND_I8_256:
         return n_in / 256 * sizeof(lp_act256);
+    case LP_ACT_KIND_BF16:
+        return padded_row(n_in * sizeof(uint16_t));
     default:
-        return n_in * sizeof(float);
+        return padded_row(n_in * sizeof(float));
     }
 }
 
@@ -84,7 +94,13 @@ static void quantize_acts(lp_act_kind kind, const float *x, size_t stride, size_
     for (size_t r = row_begin; r < row_end; r++) {
         const float *row = x + r * stride;
         uint8_t *out = (uint8_t *)acts + r * act_row_bytes(kind, n_in);
+        if (kind == LP_ACT_KIND_F32 || kind == LP_ACT_KIND_BF16)
+            memset(out, 0, act_row_bytes(kind, n_in));
         if (kind == LP_ACT_KIND_F32) memcpy(out, row, n_in * sizeof(float));
+        for (size_t i = 0; kind == LP_ACT_KIND_BF16 && i < n_in; i++) {
+            uint16_t bits = fabsf(row[i]) < FLT_MIN ? 0 : lp_f32_to_bf16(row[i]);
+            memcpy(out + 2 * i, &bits, sizeof bits);
+        }
         for (size_t b = 0; kind == LP_ACT_KIND_I8_32 && b < n_in / 32; b++) {
             lp_act32 *block = (lp_act32 *)(void *)out + b;
             block->d = quantize(row + 32 * b, block->q, 32);
@@ -245,13 +261,34 @@ static float dot_row256(uint32_t type, const void *weights, const lp_act256 *act
 
 static float dot_row_f32(const lp_type_info *type, const uint8_t *weights, const float *acts,
                          size_t n_in) {
-    float sums[16] = {0}, values[256]; /* 256 is a multiple of every block length and of 16 */
-    for (size_t k = 0; k < n_in; k += 256) {
-        size_t n = n_in - k < 256 ? n_in - k : 256;
+    const size_t stretch = LP_STRETCH_VECTORS * 16; /* a multiple of every block length */
+    float sum = 0.0f;
+    for (size_t k = 0; k < n_in; k += stretch) {
+        size_t n = n_in - k < stretch ? n_in - k : stretch;
+        float sums[16] = {0}, values[LP_STRETCH_VECTORS * 16];
         lp_dequantize(type->id, weights + k / type->block_len * type->block_bytes, values, n);
         dot16(sums, values, acts + k, n);
+        sum = k == 0 ? fold16(sums) : sum + fold16(sums);
     }
-    return fold16(sums);
+    return sum;
+}
+
+static float dot_row_bf16(const uint8_t *weights, const uint8_t *acts, size_t n_in) {
+    const size_t stretch = LP_STRETCH_VECTORS * 32;
+    float sum = 0.0f;
+    for (size_t k = 0; k < n_in; k += stretch) {
+        float sums[16] = {0};
+        for (size_t i = k; i < n_in && i < k + stretch; i++) {
+            size_t e = i ^ 1;     /* odd before even */
+            if (e >= n_in) e = i; /* the last of an odd number */
+            uint16_t w, x;
+            memcpy(&w, weights + 2 * e, sizeof w);
+            memcpy(&x, acts + 2 * e, sizeof x);
+            sums[e % 32 / 2] = lp_bf16_to_f32(w) * lp_bf16_to_f32(x) + sums[e % 32 / 2];
+        }
+        sum = k == 0 ? fold16(sums) : sum + fold16(sums);
+    }
+    return sum;
 }
 
 static void matmul(const lp_matmul *t, size_t n_begin, size_t n_end, void *scratch) {
@@ -269,6 +306,8 @@ static void matmul(const lp_matmul *t, size_t n_begin, size_t n_end, void *scrat
                 *out = dot_row32(t->type, weights, acts, t->n_in);
             } else if (t->kind == LP_ACT_KIND_I8_256) {
                 *out = dot_row256(t->type, weights, acts, t->n_in);
+            } else if (t->kind == LP_ACT_KIND_BF16) {
+                *out = dot_row_bf16(weights, acts, t->n_in);
             } else {
                 *out = dot_row_f32(type, weights, acts, t->n_in);
             }

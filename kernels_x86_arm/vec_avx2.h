@@ -344,6 +344,19 @@ W16_OP(w16_min, _mm256_min_ps)
 INLINE w16 w16_madd(w16 x, w16 y, w16 z) {
     return (w16){_mm256_fmadd_ps(x.a, y.a, z.a), _mm256_fmadd_ps(x.b, y.b, z.b)};
 }
+INLINE __m256 bdot8(__m256 acc, __m256i w, __m256i x) {
+    __m256i odd = _mm256_set1_epi32(-65536);
+    acc = _mm256_fmadd_ps(_mm256_castsi256_ps(_mm256_and_si256(w, odd)),
+                          _mm256_castsi256_ps(_mm256_and_si256(x, odd)), acc);
+    return _mm256_fmadd_ps(_mm256_castsi256_ps(_mm256_slli_epi32(w, 16)),
+                           _mm256_castsi256_ps(_mm256_slli_epi32(x, 16)), acc);
+}
+/* Lane i: acc + w * x of the bfloats 2i + 1, then of 2i. */
+INLINE w16 w16_bdot(int native, w16 acc, w16 w, w16 x) {
+    (void)native;
+    return (w16){bdot8(acc.a, _mm256_castps_si256(w.a), _mm256_castps_si256(x.a)),
+                 bdot8(acc.b, _mm256_castps_si256(w.b), _mm256_castps_si256(x.b))};
+}
 INLINE w16 w16_abs(w16 x) {
     __m256 sign = _mm256_set1_ps(-0.0f);
     return (w16){_mm256_andnot_ps(sign, x.a), _mm256_andnot_ps(sign, x.b)};

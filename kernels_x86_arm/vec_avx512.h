@@ -132,6 +132,20 @@ INLINE w16 w16_min(w16 x, w16 y) {
 INLINE w16 w16_madd(w16 x, w16 y, w16 z) {
     return _mm512_fmadd_ps(x, y, z);
 }
+/* Lane i: acc + w * x of the bfloats 2i + 1, then of 2i. VDPBF16PS does just that, but takes
+ * denormals for zeros; as text, so that the rest of the file needs no AVX512_BF16. */
+#define VEC_NATIVE_BDOT
+INLINE w16 w16_bdot(int native, w16 acc, w16 w, w16 x) {
+    if (native) {
+        __asm__("vdpbf16ps %2, %1, %0" : "+v"(acc) : "v"(w), "v"(x));
+        return acc;
+    }
+    __m512i a = _mm512_castps_si512(w), b = _mm512_castps_si512(x), odd = _mm512_set1_epi32(-65536);
+    acc = _mm512_fmadd_ps(_mm512_castsi512_ps(_mm512_and_si512(a, odd)),
+                          _mm512_castsi512_ps(_mm512_and_si512(b, odd)), acc);
+    return _mm512_fmadd_ps(_mm512_castsi512_ps(_mm512_slli_epi32(a, 16)),
+                           _mm512_castsi512_ps(_mm512_slli_epi32(b, 16)), acc);
+}
 INLINE w16 w16_abs(w16 x) {
     return _mm512_abs_ps(x);
 }

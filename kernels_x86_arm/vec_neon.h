@@ -318,6 +318,19 @@ INLINE w16 w16_halves(const void *p) {
 INLINE void w16_store_halves(void *p, w16 x) {
     W16_EACH vst1_u8((uint8_t *)p + 8 * i, vreinterpret_u8_f16(vcvt_f16_f32(x.v[i])));
 }
+/* Lane i: acc + w * x of the bfloats 2i + 1, then of 2i. */
+INLINE w16 w16_bdot(int native, w16 acc, w16 w, w16 x) {
+    (void)native;
+    W16_EACH {
+        uint32x4_t a = vreinterpretq_u32_f32(w.v[i]), b = vreinterpretq_u32_f32(x.v[i]);
+        uint32x4_t odd = vdupq_n_u32(0xffff0000u);
+        acc.v[i] = vfmaq_f32(acc.v[i], vreinterpretq_f32_u32(vandq_u32(a, odd)),
+                             vreinterpretq_f32_u32(vandq_u32(b, odd)));
+        acc.v[i] = vfmaq_f32(acc.v[i], vreinterpretq_f32_u32(vshlq_n_u32(a, 16)),
+                             vreinterpretq_f32_u32(vshlq_n_u32(b, 16)));
+    }
+    return acc;
+}
 INLINE w16 w16_bfloats(const void *p) {
     w16 out;
     W16_EACH {

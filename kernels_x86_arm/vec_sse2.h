@@ -340,6 +340,20 @@ INLINE void w16_store_halves(void *p, w16 x) {
     for (int i = 0; i < 16; i++) halves[i] = lp_f32_to_f16(values[i]);
     memcpy(p, halves, sizeof halves);
 }
+/* Lane i: acc + w * x of the bfloats 2i + 1, then of 2i (such a product is exact). */
+INLINE w16 w16_bdot(int native, w16 acc, w16 w, w16 x) {
+    (void)native;
+    W16_EACH {
+        __m128i a = _mm_castps_si128(w.v[i]), b = _mm_castps_si128(x.v[i]);
+        __m128i odd = _mm_set1_epi32(-65536);
+        __m128 first = _mm_mul_ps(_mm_castsi128_ps(_mm_and_si128(a, odd)),
+                                  _mm_castsi128_ps(_mm_and_si128(b, odd)));
+        __m128 second = _mm_mul_ps(_mm_castsi128_ps(_mm_slli_epi32(a, 16)),
+                                   _mm_castsi128_ps(_mm_slli_epi32(b, 16)));
+        acc.v[i] = _mm_add_ps(_mm_add_ps(acc.v[i], first), second);
+    }
+    return acc;
+}
 INLINE w16 w16_bfloats(const void *p) {
     w16 out;
     for (int i = 0; i < 2; i++) {

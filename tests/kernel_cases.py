@@ -160,7 +160,10 @@ def dequantized_acts(
 ) -> npt.NDArray[np.float64]:
     """What the quantized activations stand for, as (rows, n)."""
     if act_kind == lib.LP_ACT_KIND_F32:
-        return acts.view(np.float32).reshape(rows, n).astype(np.float64)
+        return acts.view(np.float32).reshape(rows, -1)[:, :n].astype(np.float64)
+    if act_kind == lib.LP_ACT_KIND_BF16:
+        words = acts.view(np.uint16).reshape(rows, -1)[:, :n].astype(np.uint32) << 16
+        return words.view(np.float32).astype(np.float64)
     if act_kind == lib.LP_ACT_KIND_I8_32:
         fields = [("d", "<f4"), ("s", "<f4"), ("correction", "<i4"), ("q", "i1", (32,))]
     else:

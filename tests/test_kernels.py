@@ -27,7 +27,7 @@ def lengths(kind: cases.WeightType) -> list[int]:
         return [256, 768, 2304]
     if kind.block == 32:
         return [32, 96, 576, 2592]
-    return [1, 3, 15, 16, 17, 40, 255, 2049, 2500]
+    return [1, 3, 15, 16, 17, 40, 255, 2049, 2500, 4097]
 
 
 def product(
@@ -177,6 +177,26 @@ def test_quantized_activations(lib: Any, ffi: Any) -> None:
         for level in levels:
             assert np.array_equal(p.acts(level), expected), cases.name_of(ffi, level)
     assert kind.block == 32
+
+
+def test_bfloat_activations(lib: Any, ffi: Any) -> None:
+    """The nearest bfloat, the even one of two, on every level; rows padded with zeros."""
+    rng = np.random.default_rng(12)
+    x = (rng.standard_normal((3, 77)) * 10.0 ** rng.integers(-20, 20, (3, 77))).astype(np.float32)
+    x[0, :6] = [0, -0.0, 1e-40, 1 + 2**-8, 1 + 3 * 2**-8, -3e38]  # two ties
+    below = (x.view(np.uint32) & 0xFFFF0000).view(np.float32)
+    above = (below.view(np.uint32) + 0x10000).view(np.float32)
+    wide = [a.astype(np.float64) for a in (x, below, above)]
+    down, up = np.abs(wide[0] - wide[1]), np.abs(wide[2] - wide[0])
+    odd = below.view(np.uint32) >> 16 & 1
+    expected = np.where((up < down) | ((up == down) & (odd == 1)), above, below)
+    expected[np.abs(x) < np.finfo(np.float32).tiny] = 0
+    for level in cases.levels(lib):
+        p = cases.Product(ffi, lib, cases.BY_NAME["BF16"], np.zeros((1, 2), np.uint8), x, INT8)
+        acts = p.acts(level)
+        values = cases.dequantized_acts(lib, p.act_kind, acts, 3, 77)
+        assert np.array_equal(values, expected), cases.name_of(ffi, level)
+        assert not acts.reshape(3, -1)[:, 2 * 77 :].any()
 
 
 def test_hostile_values_do_no_harm(lib: Any, ffi: Any) -> None:
