@@ -107,10 +107,31 @@ INLINE di di_dot(b32 w, b32 a, int signed_bytes) {
 #endif
 }
 
-/* acc + scale[0] * (first 16 products) + scale[1] * (last 16), scales coded by SCALE_CODE. The
- * partial sums fit in 16 bits: 4 * 63 * 127 = 32004. */
-INLINE di di_dot_scaled(di acc, b32 w, b32 a, const int32_t scale[2]) {
-    __m256i s = _mm256_blend_epi32(_mm256_set1_epi32(scale[0]), _mm256_set1_epi32(scale[1]), 0xf0);
+/* Scales of a row's block, a byte each: 16 of them, or eight. */
+typedef __m256i kr;
+INLINE kr kr_load16(const void *p) {
+    return _mm256_broadcastsi128_si256(_mm_loadu_si128(p));
+}
+INLINE kr kr_load8(const void *p) {
+    int64_t bytes;
+    memcpy(&bytes, p, sizeof bytes);
+    return _mm256_set1_epi64x(bytes);
+}
+
+/* acc + scale i0 * (first 16 products) + scale i1 * (last 16). The partial sums fit in 16 bits:
+ * 4 * 63 * 127 = 32004. A signed scale comes in the high byte of its word and is shifted down. */
+INLINE di di_dot_scaled(di acc, b32 w, b32 a, kr scales, int i0, int i1, int is_signed) {
+#ifdef VEC_VNNI
+#define SCALE_AT(i) (is_signed ? (int)0x80800080 | ((i) << 8) : (int)0x80808000 | (i))
+#else
+#define SCALE_AT(i)                                                                                \
+    (is_signed ? (int)0x00800080 | ((i) * 0x01000100) : (int)0x80008000 | ((i) * 0x10001))
+#endif
+    const __m256i pick = _mm256_setr_epi32(SCALE_AT(i0), SCALE_AT(i0), SCALE_AT(i0), SCALE_AT(i0),
+                                           SCALE_AT(i1), SCALE_AT(i1), SCALE_AT(i1), SCALE_AT(i1));
+#undef SCALE_AT
+    __m256i s = _mm256_shuffle_epi8(scales, pick);
+    if (is_signed) s = _mm256_srai_epi16(s, 8);
 #ifdef VEC_VNNI
     return VEC_DPWSSD(acc, VEC_DPBUSD(_mm256_setzero_si256(), w, a), s);
 #else
@@ -118,11 +139,81 @@ INLINE di di_dot_scaled(di acc, b32 w, b32 a, const int32_t scale[2]) {
 #endif
 }
 
-/* acc + coefficients * sums, 16 of each. */
-INLINE di di_dot16(di acc, const int16_t *coefficients, const int16_t *sums) {
-    __m256i products = _mm256_madd_epi16(_mm256_loadu_si256((const void *)coefficients),
-                                         _mm256_loadu_si256((const void *)sums));
-    return _mm256_add_epi32(acc, products);
+/* acc - 2^shift * scales * sums, 16 of each. */
+INLINE di di_owed(di acc, const int8_t *scales, const int16_t *sums, int shift) {
+    __m256i wide = _mm256_cvtepi8_epi16(_mm_loadu_si128((const void *)scales));
+    __m256i products = _mm256_madd_epi16(wide, _mm256_loadu_si256((const void *)sums));
+    return _mm256_sub_epi32(acc, _mm256_slli_epi32(products, shift));
+}
+
+/* Lane i of out[j]: dword j of the 16 bytes at row[i] + at. */
+INLINE void di_rows16(const uint8_t *const row[DL], size_t at, di out[4]) {
+    __m256i r[4];
+    for (int i = 0; i < 4; i++) {
+        __m128i low = _mm_loadu_si128((const void *)(row[i] + at));
+        __m128i high = _mm_loadu_si128((const void *)(row[i + 4] + at));
+        r[i] = _mm256_inserti128_si256(_mm256_castsi128_si256(low), high, 1);
+    }
+    __m256i a = _mm256_unpacklo_epi32(r[0], r[1]), b = _mm256_unpacklo_epi32(r[2], r[3]);
+    __m256i c = _mm256_unpackhi_epi32(r[0], r[1]), d = _mm256_unpackhi_epi32(r[2], r[3]);
+    out[0] = _mm256_unpacklo_epi64(a, b);
+    out[1] = _mm256_unpackhi_epi64(a, b);
+    out[2] = _mm256_unpacklo_epi64(c, d);
+    out[3] = _mm256_unpackhi_epi64(c, d);
+}
+/* Eight bytes per row: lane i of a, then of b. */
+INLINE void di_store_pairs(uint8_t out[DL][8], di a, di b) {
+    __m256i low = _mm256_unpacklo_epi32(a, b), high = _mm256_unpackhi_epi32(a, b);
+    _mm_storeu_si128((void *)out[0], _mm256_castsi256_si128(low));
+    _mm_storeu_si128((void *)out[2], _mm256_castsi256_si128(high));
+    _mm_storeu_si128((void *)out[4], _mm256_extracti128_si256(low, 1));
+    _mm_storeu_si128((void *)out[6], _mm256_extracti128_si256(high, 1));
+}
+INLINE di di_and(di a, di b) {
+    return _mm256_and_si256(a, b);
+}
+INLINE di di_or(di a, di b) {
+    return _mm256_or_si256(a, b);
+}
+INLINE di di_shr(di a, int n) {
+    return _mm256_srli_epi32(a, n);
+}
+/* Each lane's bytes i0 and i1 as the low and the high word. */
+INLINE di di_pick(di x, int i0, int i1) {
+    int low = (int)0x80008000 | (i1 << 16) | i0, step = 0x00040004;
+    return _mm256_shuffle_epi8(x,
+                               _mm256_setr_epi32(low, low + step, low + 2 * step, low + 3 * step,
+                                                 low, low + step, low + 2 * step, low + 3 * step));
+}
+/* SCALE_CODE of each lane's byte i. */
+INLINE di di_scale_code(di x, int i, int is_signed) {
+    if (is_signed) x = _mm256_srai_epi32(_mm256_slli_epi32(x, 24 - 8 * i), 24);
+#ifdef VEC_VNNI
+    if (is_signed) return _mm256_and_si256(x, _mm256_set1_epi32(0xffff));
+    return _mm256_and_si256(_mm256_srli_epi32(x, 8 * i), _mm256_set1_epi32(255));
+#else
+    if (is_signed) return _mm256_shufflehi_epi16(_mm256_shufflelo_epi16(x, 0xa0), 0xa0);
+    return di_pick(x, i, i);
+#endif
+}
+/* -2^shift * each lane's signed bytes i and i + 1 as words. */
+INLINE di di_owed_pair(di x, int i, int shift) {
+    __m256i words = di_pick(x, i, i + 1);
+    return _mm256_sub_epi16(_mm256_setzero_si256(),
+                            _mm256_srai_epi16(_mm256_slli_epi16(words, 8), 8 - shift));
+}
+INLINE void di_store(void *p, di x) {
+    _mm256_storeu_si256(p, x);
+}
+/* Adds the two products of a lane's words with the words at p. */
+INLINE di di_madd16(di acc, di words, const int16_t *p) {
+    int32_t both;
+    memcpy(&both, p, sizeof both);
+#ifdef VEC_VNNI
+    return VEC_DPWSSD(acc, words, _mm256_set1_epi32(both));
+#else
+    return _mm256_add_epi32(acc, _mm256_madd_epi16(words, _mm256_set1_epi32(both)));
+#endif
 }
 
 /* Lane i of the result: the sum of p[i]'s lanes. */
@@ -174,6 +265,16 @@ INLINE df df_halves(const uint8_t *const row[DL], size_t at) {
                                           half_bits(row[2] + at), half_bits(row[3] + at),
                                           half_bits(row[4] + at), half_bits(row[5] + at),
                                           half_bits(row[6] + at), half_bits(row[7] + at)));
+}
+
+/* The low (half 0) or high word of each lane, a half. */
+INLINE df df_word_half(di x, int half) {
+    const __m256i pick = half == 0
+                             ? _mm256_setr_epi64x(0x0d0c090805040100, 0, 0, 0x0d0c090805040100)
+                             : _mm256_setr_epi64x(0x0f0e0b0a07060302, 0, 0, 0x0f0e0b0a07060302);
+    __m256i words = _mm256_shuffle_epi8(x, pick);
+    return _mm256_cvtph_ps(
+        _mm_blend_epi32(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1), 12));
 }
 
 /* DL rows of eight 4-byte groups -> eight columns of DL dwords, each at out + column * stride. */

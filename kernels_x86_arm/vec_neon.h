@@ -96,15 +96,72 @@ INLINE di di_dot(b32 w, b32 a, int signed_bytes) {
     (void)signed_bytes;
     return add_dot(add_dot(vdupq_n_s32(0), w.a, a.a), w.b, a.b);
 }
-INLINE di di_dot_scaled(di acc, b32 w, b32 a, const int32_t scale[2]) {
-    acc = vmlaq_n_s32(acc, add_dot(vdupq_n_s32(0), w.a, a.a), scale[0]);
-    return vmlaq_n_s32(acc, add_dot(vdupq_n_s32(0), w.b, a.b), scale[1]);
+/* Scales of a row's block, a byte each. */
+typedef const int8_t *kr;
+INLINE kr kr_load16(const void *p) {
+    return p;
 }
-INLINE di di_dot16(di acc, const int16_t *coefficients, const int16_t *sums) {
-    for (int i = 0; i < 16; i += 4) {
-        acc = vmlal_s16(acc, vld1_s16(coefficients + i), vld1_s16(sums + i));
-    }
+INLINE kr kr_load8(const void *p) {
+    return p;
+}
+INLINE di di_dot_scaled(di acc, b32 w, b32 a, kr scales, int i0, int i1, int is_signed) {
+    (void)is_signed;
+    acc = vmlaq_n_s32(acc, add_dot(vdupq_n_s32(0), w.a, a.a), scales[i0]);
+    return vmlaq_n_s32(acc, add_dot(vdupq_n_s32(0), w.b, a.b), scales[i1]);
+}
+INLINE di di_owed(di acc, const int8_t *scales, const int16_t *sums, int shift) {
+    (void)scales, (void)sums, (void)shift; /* signed weights owe nothing */
     return acc;
+}
+/* The following: see vec_avx2.h. */
+INLINE void di_rows16(const uint8_t *const row[DL], size_t at, di out[4]) {
+    uint32x4_t r[4];
+    for (int i = 0; i < 4; i++) r[i] = vreinterpretq_u32_u8(vld1q_u8(row[i] + at));
+    uint64x2_t a = vreinterpretq_u64_u32(vtrn1q_u32(r[0], r[1]));
+    uint64x2_t b = vreinterpretq_u64_u32(vtrn2q_u32(r[0], r[1]));
+    uint64x2_t c = vreinterpretq_u64_u32(vtrn1q_u32(r[2], r[3]));
+    uint64x2_t d = vreinterpretq_u64_u32(vtrn2q_u32(r[2], r[3]));
+    out[0] = vreinterpretq_s32_u64(vtrn1q_u64(a, c));
+    out[1] = vreinterpretq_s32_u64(vtrn1q_u64(b, d));
+    out[2] = vreinterpretq_s32_u64(vtrn2q_u64(a, c));
+    out[3] = vreinterpretq_s32_u64(vtrn2q_u64(b, d));
+}
+INLINE void di_store_pairs(uint8_t out[DL][8], di a, di b) {
+    vst1q_u8(out[0], vreinterpretq_u8_s32(vzip1q_s32(a, b)));
+    vst1q_u8(out[2], vreinterpretq_u8_s32(vzip2q_s32(a, b)));
+}
+INLINE di di_and(di a, di b) {
+    return vandq_s32(a, b);
+}
+INLINE di di_or(di a, di b) {
+    return vorrq_s32(a, b);
+}
+INLINE di di_shr(di a, int n) {
+    return vreinterpretq_s32_u32(vshlq_u32(vreinterpretq_u32_s32(a), vdupq_n_s32(-n)));
+}
+INLINE di di_pick(di x, int i0, int i1) {
+    di byte = vdupq_n_s32(255);
+    di low = vandq_s32(di_shr(x, 8 * i0), byte), high = vandq_s32(di_shr(x, 8 * i1), byte);
+    return vorrq_s32(low, vshlq_n_s32(high, 16));
+}
+INLINE di di_scale_code(di x, int i, int is_signed) {
+    if (is_signed) return vshrq_n_s32(vshlq_s32(x, vdupq_n_s32(24 - 8 * i)), 24);
+    return di_and(di_shr(x, 8 * i), di_set1(255));
+}
+INLINE di di_owed_pair(di x, int i, int shift) {
+    (void)i, (void)shift; /* signed weights owe nothing */
+    return x;
+}
+INLINE void di_store(void *p, di x) {
+    vst1q_s32(p, x);
+}
+INLINE di di_madd16(di acc, di words, const int16_t *p) {
+    int16x8_t x = vreinterpretq_s16_s32(words);
+    int32_t both;
+    memcpy(&both, p, sizeof both);
+    int16x8_t y = vreinterpretq_s16_s32(vdupq_n_s32(both));
+    int32x4_t low = vmull_s16(vget_low_s16(x), vget_low_s16(y));
+    return vaddq_s32(acc, vpaddq_s32(low, vmull_high_s16(x, y)));
 }
 INLINE di di_fold(const di p[DL]) {
     return vpaddq_s32(vpaddq_s32(p[0], p[1]), vpaddq_s32(p[2], p[3]));
@@ -138,6 +195,11 @@ INLINE df df_halves(const uint8_t *const row[DL], size_t at) {
     uint64_t bits = half_bits(row[0] + at) | (half_bits(row[1] + at) << 16) |
                     (half_bits(row[2] + at) << 32) | (half_bits(row[3] + at) << 48);
     return vcvt_f32_f16(vreinterpret_f16_u64(vcreate_u64(bits)));
+}
+
+INLINE df df_word_half(di x, int half) {
+    uint32x4_t bits = vreinterpretq_u32_s32(di_shr(x, 16 * half));
+    return vcvt_f32_f16(vreinterpret_f16_u16(vmovn_u32(bits)));
 }
 
 INLINE void transpose_store(uint8x16_t a, uint8x16_t b, uint8x16_t c, uint8x16_t d, uint8_t *out,

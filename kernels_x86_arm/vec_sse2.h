@@ -104,17 +104,73 @@ INLINE di di_dot(b32 w, b32 a, int signed_bytes) {
     (void)signed_bytes;
     return _mm_add_epi32(dot_bytes(w.a, a.a), dot_bytes(w.b, a.b));
 }
-/* A lane's four products fit in 16 bits: 4 * 32 * 127 = 16256. */
-INLINE di di_dot_scaled(di acc, b32 w, b32 a, const int32_t scale[2]) {
-    acc = _mm_add_epi32(acc, _mm_madd_epi16(dot_bytes(w.a, a.a), _mm_set1_epi32(scale[0])));
-    return _mm_add_epi32(acc, _mm_madd_epi16(dot_bytes(w.b, a.b), _mm_set1_epi32(scale[1])));
+/* Scales of a row's block, a byte each. */
+typedef const int8_t *kr;
+INLINE kr kr_load16(const void *p) {
+    return p;
 }
-INLINE di di_dot16(di acc, const int16_t *coefficients, const int16_t *sums) {
-    for (int i = 0; i < 16; i += 8) {
-        acc = _mm_add_epi32(acc, _mm_madd_epi16(_mm_loadu_si128((const void *)(coefficients + i)),
-                                                _mm_loadu_si128((const void *)(sums + i))));
-    }
+INLINE kr kr_load8(const void *p) {
+    return p;
+}
+/* A lane's four products fit in 16 bits: 4 * 32 * 127 = 16256. */
+INLINE di di_dot_scaled(di acc, b32 w, b32 a, kr scales, int i0, int i1, int is_signed) {
+    (void)is_signed;
+    __m128i s0 = _mm_set1_epi32(SCALE_CODE(scales[i0])),
+            s1 = _mm_set1_epi32(SCALE_CODE(scales[i1]));
+    acc = _mm_add_epi32(acc, _mm_madd_epi16(dot_bytes(w.a, a.a), s0));
+    return _mm_add_epi32(acc, _mm_madd_epi16(dot_bytes(w.b, a.b), s1));
+}
+INLINE di di_owed(di acc, const int8_t *scales, const int16_t *sums, int shift) {
+    (void)scales, (void)sums, (void)shift; /* signed weights owe nothing */
     return acc;
+}
+/* The following: see vec_avx2.h. */
+INLINE void di_rows16(const uint8_t *const row[DL], size_t at, di out[4]) {
+    __m128i r[4];
+    for (int i = 0; i < 4; i++) r[i] = _mm_loadu_si128((const void *)(row[i] + at));
+    __m128i a = _mm_unpacklo_epi32(r[0], r[1]), b = _mm_unpacklo_epi32(r[2], r[3]);
+    __m128i c = _mm_unpackhi_epi32(r[0], r[1]), d = _mm_unpackhi_epi32(r[2], r[3]);
+    out[0] = _mm_unpacklo_epi64(a, b);
+    out[1] = _mm_unpackhi_epi64(a, b);
+    out[2] = _mm_unpacklo_epi64(c, d);
+    out[3] = _mm_unpackhi_epi64(c, d);
+}
+INLINE void di_store_pairs(uint8_t out[DL][8], di a, di b) {
+    _mm_storeu_si128((void *)out[0], _mm_unpacklo_epi32(a, b));
+    _mm_storeu_si128((void *)out[2], _mm_unpackhi_epi32(a, b));
+}
+INLINE di di_and(di a, di b) {
+    return _mm_and_si128(a, b);
+}
+INLINE di di_or(di a, di b) {
+    return _mm_or_si128(a, b);
+}
+INLINE di di_shr(di a, int n) {
+    return _mm_srli_epi32(a, n);
+}
+INLINE di di_pick(di x, int i0, int i1) {
+    __m128i low = _mm_and_si128(_mm_srli_epi32(x, 8 * i0), _mm_set1_epi32(255));
+    __m128i high = _mm_and_si128(_mm_srli_epi32(x, 8 * i1), _mm_set1_epi32(255));
+    return _mm_or_si128(low, _mm_slli_epi32(high, 16));
+}
+INLINE di di_scale_code(di x, int i, int is_signed) {
+    if (is_signed) {
+        x = _mm_srai_epi32(_mm_slli_epi32(x, 24 - 8 * i), 24);
+        return _mm_and_si128(x, _mm_set1_epi32(0xffff));
+    }
+    return di_and(di_shr(x, 8 * i), di_set1(255));
+}
+INLINE di di_owed_pair(di x, int i, int shift) {
+    (void)i, (void)shift; /* signed weights owe nothing */
+    return x;
+}
+INLINE void di_store(void *p, di x) {
+    _mm_storeu_si128(p, x);
+}
+INLINE di di_madd16(di acc, di words, const int16_t *p) {
+    int32_t both;
+    memcpy(&both, p, sizeof both);
+    return _mm_add_epi32(acc, _mm_madd_epi16(words, _mm_set1_epi32(both)));
 }
 INLINE di di_fold(const di p[DL]) {
     __m128i q = _mm_add_epi32(_mm_unpacklo_epi32(p[0], p[1]), _mm_unpackhi_epi32(p[0], p[1]));
@@ -159,6 +215,11 @@ INLINE int half_bits(const uint8_t *p) {
 INLINE df df_halves(const uint8_t *const row[DL], size_t at) {
     return widen_halves(_mm_setr_epi32(half_bits(row[0] + at), half_bits(row[1] + at),
                                        half_bits(row[2] + at), half_bits(row[3] + at)));
+}
+
+INLINE df df_word_half(di x, int half) {
+    return widen_halves(half == 0 ? _mm_and_si128(x, _mm_set1_epi32(0xffff))
+                                  : _mm_srli_epi32(x, 16));
 }
 
 INLINE void transpose_store(__m128i a, __m128i b, __m128i c, __m128i d, uint8_t *out,
