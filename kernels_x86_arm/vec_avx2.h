@@ -27,7 +27,7 @@
 
 #ifdef VEC_VNNI
 #define VEC_SIGNED_Q8 0
-#define SCALE_CODE(s) ((int32_t)((uint32_t)(s) & 0xffffu)) /* for VPDPWSSD: high half zero */
+#define SCALE_CODE(s) ((int32_t)(s)) /* for VPMULLD; masked where VPDPWSSD takes it */
 #else
 #define VEC_SIGNED_Q8 1 /* Q8_0 bytes are the signed values */
 #define SCALE_CODE(s) ((int32_t)(((uint32_t)(s) & 0xffffu) * 0x10001u)) /* for VPMADDWD */
@@ -189,7 +189,7 @@ INLINE di di_pick(di x, int i0, int i1) {
 INLINE di di_scale_code(di x, int i, int is_signed) {
     if (is_signed) x = _mm256_srai_epi32(_mm256_slli_epi32(x, 24 - 8 * i), 24);
 #ifdef VEC_VNNI
-    if (is_signed) return _mm256_and_si256(x, _mm256_set1_epi32(0xffff));
+    if (is_signed) return x;
     return _mm256_and_si256(_mm256_srli_epi32(x, 8 * i), _mm256_set1_epi32(255));
 #else
     if (is_signed) return _mm256_shufflehi_epi16(_mm256_shufflelo_epi16(x, 0xa0), 0xa0);
@@ -358,9 +358,8 @@ INLINE vf vf_from_vi(vi a) {
 #ifdef VEC_VNNI
 #define PART_DIRECT        1 /* a partial sum is a plain int32 sum */
 #define PART_DOTS(largest) 8
-/* Dots whose sum still fits in 16 bits can be scaled by one VPDPWSSD instead of VPMULLD and an
- * addition: four for weights up to 15. */
-#define PART_DOTS_SCALED(largest) ((largest) <= 15 ? 4 : (largest) <= 31 ? 8 : 4)
+/* As in vec_avx512.h. */
+#define PART_DOTS_SCALED(largest) ((largest) == 15 || (largest) == 31 ? 8 : 4)
 typedef vi vp;
 INLINE vp vp_zero(void) {
     return vi_zero();
@@ -376,10 +375,10 @@ INLINE vi vi_add_part(vi acc, vp p) {
     return _mm256_add_epi32(acc, p);
 }
 INLINE vi vi_add_scaled(vi acc, vp p, vi scale, int largest) {
-    if (largest <= 15) return VEC_DPWSSD(acc, p, scale);
-    /* SCALE_CODE cut the sign off; the shifts bring it back. */
-    __m256i whole = _mm256_srai_epi32(_mm256_slli_epi32(scale, 16), 16);
-    return _mm256_add_epi32(acc, _mm256_mullo_epi32(p, whole));
+    if (largest < 15) { /* p's high half is its sign, so the scale's must be zero */
+        return VEC_DPWSSD(acc, p, _mm256_and_si256(scale, _mm256_set1_epi32(0xffff)));
+    }
+    return _mm256_add_epi32(acc, _mm256_mullo_epi32(p, scale));
 }
 #else
 #define PART_DIRECT        0 /* a partial sum is 16-bit pairs */

@@ -65,9 +65,9 @@ INLINE vf vf_from_vi(vi a) {
 
 #define PART_DIRECT        1 /* a partial sum is a plain int32 sum */
 #define PART_DOTS(largest) 8
-/* Dots whose sum still fits in 16 bits can be scaled by one VPDPWSSD instead of VPMULLD (two
- * instructions' worth) and an addition: four for weights up to 15. */
-#define PART_DOTS_SCALED(largest) ((largest) <= 15 ? 4 : (largest) <= 31 ? 8 : 4)
+/* Of weights up to 3 or 7 four dots fit in 16 bits and VPDPWSSD scales them; larger ones take
+ * VPMULLD and an addition, for as many dots as a scale is good for. */
+#define PART_DOTS_SCALED(largest) ((largest) == 15 || (largest) == 31 ? 8 : 4)
 typedef vi vp;
 INLINE vp vp_zero(void) {
     return vi_zero();
@@ -83,10 +83,10 @@ INLINE vi vi_add_part(vi acc, vp p) {
     return _mm512_add_epi32(acc, p);
 }
 INLINE vi vi_add_scaled(vi acc, vp p, vi scale, int largest) {
-    if (largest <= 15) return _mm512_dpwssd_epi32(acc, p, scale);
-    /* SCALE_CODE cut the sign off; the shifts bring it back. */
-    __m512i whole = _mm512_srai_epi32(_mm512_slli_epi32(scale, 16), 16);
-    return _mm512_add_epi32(acc, _mm512_mullo_epi32(p, whole));
+    if (largest < 15) { /* p's high half is its sign, so the scale's must be zero */
+        return _mm512_dpwssd_epi32(acc, p, _mm512_and_si512(scale, _mm512_set1_epi32(0xffff)));
+    }
+    return _mm512_add_epi32(acc, _mm512_mullo_epi32(p, scale));
 }
 
 /* ---- w16 ------------------------------------------------------------------------------------ */
