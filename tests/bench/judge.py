@@ -1,0 +1,382 @@
+"""Measures our executable beside other programs on the same models, and says what counts.
+
+    python tests/bench/judge.py model.gguf ... --llama DIR --ik DIR
+
+Every run stands between two sets of probes; a pair of runs counts when the probes around it agree.
+tests/bench/README.md tells how to get the peers and the models, and how to read the table.
+
+SPDX-License-Identifier: Apache-2.0
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import datetime
+import json
+import math
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+sys.path[:0] = [str(HERE), str(ROOT / "builder")]
+
+import pairs  # noqa: E402
+from probes import Probes  # noqa: E402
+from programs import (  # noqa: E402
+    LONG,
+    Failed,
+    IkLlamaCpp,
+    LlamaCpp,
+    Llamapack,
+    Program,
+    Test,
+    describe,
+    find,
+)
+
+CONTEXT = "pp512,pp2048,pp8192,pp16384,tg32,tg32@4096,tg32@16384"
+QUIET = "ours, quiet"  # beside busy neighbours: our own program without them
+ENOUGH_SECONDS = 1.0  # a run repeats its test until about this much is measured
+
+
+@dataclass(frozen=True)
+class Model:
+    """What the shares of the probes need to know of a GGUF."""
+
+    path: Path
+    name: str
+    trained: int  # tokens of context
+    weights: str  # the type that most of its bytes have
+    prefill_ops: int  # of matrix products, per token
+    decode_ops: int
+    decode_bytes: int  # read per token
+
+    @classmethod
+    def read(cls, path: Path) -> Model:
+        from llamapack.gguf import read_gguf
+
+        gguf = read_gguf(path)
+        matrices = [tensor for tensor in gguf.tensors if len(tensor.shape) == 2]
+        body = [t for t in matrices if t.name not in ("token_embd.weight", "output.weight")]
+        # The logits of one row: a matrix of their own, or the embeddings once more.
+        heads = [t for t in matrices if t.name == "output.weight"]
+        heads = heads or [t for t in matrices if t.name == "token_embd.weight"]
+        trained = gguf.number(f"{gguf.architecture}.context_length")
+        return cls(
+            path=path,
+            name=path.stem,
+            trained=int(trained or 0),
+            weights=next(iter(gguf.type_counts())),
+            prefill_ops=2 * sum(t.elements for t in body),
+            decode_ops=2 * sum(t.elements for t in body + heads),
+            decode_bytes=sum(t.size for t in body + heads),
+        )
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A program with the way it runs a test, beside how many spinning processes."""
+
+    name: str
+    program: Program
+    way: tuple[str, ...]
+    neighbours: int
+
+
+class Judge:
+    def __init__(self, options: argparse.Namespace, probes: Probes, say: Callable[[str], None]):
+        self.options, self.probes, self.say = options, probes, say
+
+    def run(self, who: Contender, model: Model, test: Test, repeat: int) -> dict[str, Any]:
+        beside = contextlib.nullcontext()
+        if who.neighbours:
+            beside = self.probes.neighbours(who.neighbours)  # type: ignore[assignment]
+        with beside:
+            run = who.program.run(model.path, test, who.way, self.options.threads, repeat)
+        return {
+            "contender": who.name,
+            "way": " ".join(who.way),
+            "tps": run.tps,
+            "samples": run.samples,
+            "anonymous": run.anonymous,
+            "seconds": round(run.seconds, 3),
+        }
+
+    def best_way(
+        self, program: Program, model: Model, test: Test, neighbours: int
+    ) -> tuple[Contender | None, list[dict[str, Any]]]:
+        """The way whose best run was fastest, and the runs that told; None if it cannot."""
+        ways = program.ways(test)
+        runs: list[dict[str, Any]] = []
+        best: dict[tuple[str, ...], float] = {}
+        times = 0 if len(ways) == 1 else 1 if test.tokens > LONG else self.options.scout
+        for _ in range(times):
+            for way in list(ways):
+                who = Contender(program.name, program, way, neighbours)
+                try:
+                    run = self.run(who, model, test, 1)
+                except Failed as error:
+                    self.say(f"note: {program.name} {' '.join(way)}, {test.name}: {error}")
+                    ways.remove(way)
+                    continue
+                runs.append(run)
+                best[way] = max(best.get(way, 0.0), run["tps"])
+        if not ways:
+            self.say(f"note: {program.name} has no figure for {test.name}")
+            return None, runs
+        way = max(ways, key=lambda way: best.get(way, 0.0))
+        return Contender(program.name, program, way, neighbours), runs
+
+    def measure(
+        self, ours: Llamapack, peers: Sequence[Program], model: Model, test: Test, busy: bool
+    ) -> dict[str, Any]:
+        """Rounds until every peer has enough pairs that count, or the attempts are used up."""
+        neighbours = (os.cpu_count() or 1) if busy else 0
+        contenders = {pairs.OURS: Contender(pairs.OURS, ours, (), neighbours)}
+        # Unmeasured: brings the model into the page cache and tells how long a run is.
+        first = self.run(contenders[pairs.OURS], model, test, 1)
+        repeat = repetitions(first["tps"], test)
+        scouting = []
+        if busy:
+            contenders[QUIET] = Contender(QUIET, ours, (), 0)
+        for peer in peers:
+            who, runs = self.best_way(peer, model, test, neighbours)
+            scouting += runs
+            if who:
+                contenders[who.name] = who
+        names = [name for name in contenders if name != pairs.OURS]
+        wanted = self.options.pairs
+        if test.tokens > LONG and self.options.context_pairs:
+            wanted = min(wanted, self.options.context_pairs)
+        fields = fields_for(test)
+        rounds: list[dict[str, Any]] = []
+        for index in range(self.options.attempts * wanted):
+            probes, runs = [self.probes.measure()], []
+            for name in pairs.order_of_round(names, index):
+                runs.append(self.run(contenders[name], model, test, repeat))
+                probes.append(self.probes.measure())
+            rounds.append({"probes": probes, "runs": runs})
+            self.say(f"  {test.name} round {index + 1}: {round_line(rounds[-1])}")
+            if pairs.enough(rounds, names, fields, wanted):
+                break
+        field, work = work_for(model, test, self.options.act)
+        shares = pairs.shares_of_probe(rounds, pairs.OURS, field, work)
+        share = pairs.spread(shares)
+        return {
+            "model": model.name,
+            "weights": model.weights,
+            "test": test.name,
+            "busy": busy,
+            "act": self.options.act,
+            "cpu": ours.level,
+            "ours": describe(ours),
+            "wanted": wanted,
+            "repeat": repeat,
+            "fields": list(fields),
+            "ways": {name: " ".join(who.way) for name, who in contenders.items()},
+            "share_of_probe": {"field": field, **(vars(share) if share else {})},
+            "summary": [pairs.summary(rounds, name, fields) for name in names],
+            "ours_tps": pairs.median_speed(rounds, pairs.OURS),
+            "scouting": scouting,
+            "rounds": rounds,
+        }
+
+
+def repetitions(tps: float, test: Test) -> int:
+    """So many that a run measures for about ENOUGH_SECONDS, at most 10."""
+    return max(1, min(10, math.ceil(ENOUGH_SECONDS * tps / test.n)))
+
+
+def fields_for(test: Test) -> tuple[str, ...]:
+    return pairs.PREFILL_PROBES if test.kind == "pp" else pairs.DECODE_PROBES
+
+
+def work_for(model: Model, test: Test, act: str) -> tuple[str, float]:
+    """The probe that bounds the matrix products of a test, and their work per token."""
+    if test.kind == "tg":
+        return "read_gbps", model.decode_bytes
+    if model.weights == "BF16":
+        return "bf16_gflops", model.prefill_ops
+    if act == "f32" or model.weights in ("F16", "F32"):
+        return "fp32_gflops", model.prefill_ops
+    return "int8_gops", model.prefill_ops
+
+
+def round_line(one: dict[str, Any]) -> str:
+    return "  ".join(f"{run['contender']} {run['tps']:.1f}" for run in one["runs"])
+
+
+# --- the table ----------------------------------------------------------------------------------
+
+
+def table(results: Sequence[dict[str, Any]]) -> str:
+    heads = ("model", "test", "ours t/s", "of probe", "beside", "t/s", "its best", "ratio")
+    rows = [(*heads, "quartiles", "counted", "all pairs")]
+    for result in results:
+        share = result["share_of_probe"]
+        test = result["test"] + (" busy" if result["busy"] else "")
+        if result["cpu"]:
+            test += f" {result['cpu']}"
+        part = f"{share['median']:.2f} {share['field'].split('_')[0]}" if "median" in share else "-"
+        left = (result["model"], test, f"{result['ours_tps']:.1f}", part)
+        if not result["summary"]:
+            rows.append((*left, *("-",) * 7))
+        for one in result["summary"]:
+            counted, every = one["counted"], one["every"]
+            rows.append(
+                (
+                    *left,
+                    one["peer"],
+                    f"{one['peer_tps']:.1f}",
+                    result["ways"][one["peer"]] or "-",
+                    f"{counted['median']:.2f}" if counted else "-",
+                    f"{counted['low']:.2f}-{counted['high']:.2f}" if counted else "-",
+                    f"{counted['n'] if counted else 0} of {one['pairs']}",
+                    f"{every['median']:.2f}" if every else "-",
+                )
+            )
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        for row in rows
+    ]
+    return "\n".join(line.rstrip() for line in lines)
+
+
+# --- what is measured, and where the record goes ------------------------------------------------
+
+
+def machine() -> dict[str, Any]:
+    name = platform.processor()
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                name = line.split(":", 1)[1].strip()
+                break
+    return {"processor": name, "cores": os.cpu_count(), "system": platform.system()}
+
+
+def write(record: dict[str, Any], path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(json.dumps(record, indent=1) + "\n")
+    temporary.replace(path)
+
+
+def build_ours(folder: Path) -> Path:
+    """This checkout's runtime, without a model."""
+    out = folder / "llamapack-runtime"
+    command = [sys.executable, "-m", "llamapack", "build", "--no-model", "-o", str(out)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "builder")}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise Failed(done.stderr.strip().removeprefix("error: "))
+    return out
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=(__doc__ or "").split("\n\n", maxsplit=1)[0],
+        epilog="How to get peers and models, what counts, how to read it: tests/bench/README.md",
+    )
+    add = parser.add_argument
+    add("models", nargs="+", type=Path, metavar="MODEL", help="GGUF files")
+    who = parser.add_argument_group("programs (a path to the program or to its directory)")
+    who.add_argument("--ours", type=Path, help="our executable (default: built from this checkout)")
+    who.add_argument("--other", type=Path, help="another build of ours, measured as a peer")
+    who.add_argument("--llama", type=Path, help="llama.cpp: llama-bench")
+    who.add_argument("--ik", type=Path, help="ik_llama.cpp: llama-bench")
+    what = parser.add_argument_group("what is measured")
+    what.add_argument("--tests", default="pp512,tg64", help="pp512,tg64,tg32@4096 (%(default)s)")
+    what.add_argument("--context", action="store_true", help=f"cost against context: {CONTEXT}")
+    what.add_argument("--busy", action="store_true", help="each test also beside busy neighbours")
+    what.add_argument("--act", default="int8", choices=["int8", "f32"], help="our activations")
+    what.add_argument("--cpu", default="", help="our levels, as avx2,avx512 (default: the best)")
+    what.add_argument("--threads", type=int, default=2)
+    much = parser.add_argument_group("how much")
+    much.add_argument("--pairs", type=int, default=9, help="that count, per test (%(default)s)")
+    much.add_argument(
+        "--context-pairs", type=int, default=3, help="above 2048 tokens (%(default)s)"
+    )
+    much.add_argument(
+        "--attempts", type=int, default=3, help="rounds per pair wanted (%(default)s)"
+    )
+    much.add_argument("--scout", type=int, default=2, help="runs to find a best way (%(default)s)")
+    much.add_argument("--probe-ms", type=int, default=100, help="per probe (%(default)s)")
+    add("--json", type=Path, default=ROOT / "build" / "judge.json", help="record (%(default)s)")
+    add("-q", "--quiet", action="store_true", help="only the table")
+    return parser.parse_args()
+
+
+def peers_of(options: argparse.Namespace) -> list[Program]:
+    peers: list[Program] = []
+    if options.other:
+        peers.append(Llamapack("other", options.other.resolve(), options.act))
+    if options.llama:
+        peers.append(LlamaCpp("llama.cpp", find(options.llama)))
+    if options.ik:
+        peers.append(IkLlamaCpp("ik_llama.cpp", find(options.ik)))
+    return peers
+
+
+def main() -> None:
+    options = arguments()
+
+    def say(text: str) -> None:
+        if not options.quiet or text.startswith(("note", "error")):
+            print(text, file=sys.stderr, flush=True)
+
+    try:
+        judge_all(options, say)
+    except (Failed, ValueError) as error:
+        raise SystemExit(f"error: {error}") from None
+    except KeyboardInterrupt:
+        raise SystemExit("stopped") from None
+
+
+def judge_all(options: argparse.Namespace, say: Callable[[str], None]) -> None:
+    names = options.tests + ("," + CONTEXT if options.context else "")
+    tests = list(dict.fromkeys(Test.parse(name) for name in names.split(",")))
+    models = [Model.read(path) for path in options.models]
+    peers = peers_of(options)
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="llamapack-judge-")))
+        path = options.ours.resolve() if options.ours else build_ours(folder)
+        probes = stack.enter_context(Probes(options.threads, options.probe_ms))
+        judge = Judge(options, probes, say)
+        record: dict[str, Any] = {
+            "format": 1,
+            "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "machine": machine(),
+            "threads": options.threads,
+            "tolerance": pairs.TOLERANCE,
+            "programs": [describe(peer) for peer in peers],
+            "results": [],
+        }
+        for model in models:
+            for level in options.cpu.split(","):
+                ours = Llamapack(pairs.OURS, path, options.act, level)
+                for test in tests:
+                    if model.trained and test.tokens > model.trained:
+                        say(f"note: {model.name} was not trained for {test.name}")
+                        continue
+                    for busy in (False, True) if options.busy else (False,):
+                        say(f"{model.name} {test.name} {level}{' busy' if busy else ''}")
+                        result = judge.measure(ours, peers, model, test, busy)
+                        record["results"].append(result)
+                        write(record, options.json)  # so that a stopped run is not lost
+    print(table(record["results"]))
+    say(f"all rounds and probes: {options.json}")
+
+
+if __name__ == "__main__":
+    main()
