@@ -20,7 +20,7 @@ import platform
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,8 @@ ROOT = HERE.parents[1]
 sys.path[:0] = [str(HERE), str(ROOT / "builder")]
 
 import pairs  # noqa: E402
+import report  # noqa: E402
+import start  # noqa: E402
 from probes import Probes  # noqa: E402
 from programs import (  # noqa: E402
     LONG,
@@ -158,16 +160,11 @@ class Judge:
         if test.tokens > LONG and self.options.context_pairs:
             wanted = min(wanted, self.options.context_pairs)
         fields = fields_for(test)
-        rounds: list[dict[str, Any]] = []
-        for index in range(self.options.attempts * wanted):
-            probes, runs = [self.probes.measure()], []
-            for name in pairs.order_of_round(names, index):
-                runs.append(self.run(contenders[name], model, test, repeat))
-                probes.append(self.probes.measure())
-            rounds.append({"probes": probes, "runs": runs})
-            self.say(f"  {test.name} round {index + 1}: {round_line(rounds[-1])}")
-            if pairs.enough(rounds, names, fields, wanted):
-                break
+
+        def run_one(name: str) -> dict[str, Any]:
+            return self.run(contenders[name], model, test, repeat)
+
+        rounds = self.rounds(names, run_one, fields, wanted, test.name)
         field, work = work_for(model, test, self.options.act)
         shares = pairs.shares_of_probe(rounds, pairs.OURS, field, work)
         share = pairs.spread(shares)
@@ -184,9 +181,64 @@ class Judge:
             "fields": list(fields),
             "ways": {name: " ".join(who.way) for name, who in contenders.items()},
             "share_of_probe": {"field": field, **(vars(share) if share else {})},
+            "ours_tps": pairs.median_of(rounds, pairs.OURS),
             "summary": [pairs.summary(rounds, name, fields) for name in names],
-            "ours_tps": pairs.median_speed(rounds, pairs.OURS),
+            "memory": [pairs.summary(rounds, name, fields, "anonymous") for name in names],
             "scouting": scouting,
+            "rounds": rounds,
+        }
+
+    def rounds(
+        self,
+        peers: Sequence[str],
+        run_one: Callable[[str], dict[str, Any]],
+        fields: Sequence[str],
+        wanted: int,
+        label: str,
+        key: str = "tps",
+    ) -> list[dict[str, Any]]:
+        """Until every peer has the wanted pairs that count, or the attempts are used up."""
+        done: list[dict[str, Any]] = []
+        for index in range(self.options.attempts * wanted):
+            probes, runs = [self.probes.measure()], []
+            for name in pairs.order_of_round(peers, index):
+                runs.append(run_one(name))
+                probes.append(self.probes.measure())
+            done.append({"probes": probes, "runs": runs})
+            figures = "  ".join(f"{run['contender']} {run[key]:.4g}" for run in runs)
+            self.say(f"  {label} round {index + 1}: {figures}")
+            if pairs.enough(done, peers, fields, wanted, key):
+                break
+        return done
+
+    def start(
+        self, ours: start.Starter, peers: Sequence[start.Starter], model: Model, cache: str
+    ) -> dict[str, Any]:
+        """Cold start to first token, and memory; sizes without the model."""
+        starters = {starter.name: starter for starter in (ours, *peers)}
+        fields = pairs.DECODE_PROBES
+        for starter in starters.values():  # unmeasured: what is to be warm becomes so
+            start.run(starter, "warm")
+
+        def run_one(name: str) -> dict[str, Any]:
+            return start.run(starters[name], cache)
+
+        names = [peer.name for peer in peers]
+        label = f"start {cache}"
+        rounds = self.rounds(names, run_one, fields, self.options.pairs, label, "first_token")
+        packed = ours.files[0].stat().st_size
+        if len(ours.files) == 1:
+            packed -= model.path.stat().st_size
+        sizes = {peer.name: peer.files[0].stat().st_size for peer in peers}
+        return {
+            "model": model.name,
+            "cache": cache,
+            "act": self.options.act,
+            "fields": list(fields),
+            "program_bytes": {pairs.OURS: packed, **sizes},
+            "first_token": pairs.median_of(rounds, pairs.OURS, "first_token"),
+            "summary": [pairs.summary(rounds, name, fields, "first_token") for name in names],
+            "memory": [pairs.summary(rounds, name, fields, "anonymous") for name in names],
             "rounds": rounds,
         }
 
@@ -211,47 +263,6 @@ def work_for(model: Model, test: Test, act: str) -> tuple[str, float]:
     return "int8_gops", model.prefill_ops
 
 
-def round_line(one: dict[str, Any]) -> str:
-    return "  ".join(f"{run['contender']} {run['tps']:.1f}" for run in one["runs"])
-
-
-# --- the table ----------------------------------------------------------------------------------
-
-
-def table(results: Sequence[dict[str, Any]]) -> str:
-    heads = ("model", "test", "ours t/s", "of probe", "beside", "t/s", "its best", "ratio")
-    rows = [(*heads, "quartiles", "counted", "all pairs")]
-    for result in results:
-        share = result["share_of_probe"]
-        test = result["test"] + (" busy" if result["busy"] else "")
-        if result["cpu"]:
-            test += f" {result['cpu']}"
-        part = f"{share['median']:.2f} {share['field'].split('_')[0]}" if "median" in share else "-"
-        left = (result["model"], test, f"{result['ours_tps']:.1f}", part)
-        if not result["summary"]:
-            rows.append((*left, *("-",) * 7))
-        for one in result["summary"]:
-            counted, every = one["counted"], one["every"]
-            rows.append(
-                (
-                    *left,
-                    one["peer"],
-                    f"{one['peer_tps']:.1f}",
-                    result["ways"][one["peer"]] or "-",
-                    f"{counted['median']:.2f}" if counted else "-",
-                    f"{counted['low']:.2f}-{counted['high']:.2f}" if counted else "-",
-                    f"{counted['n'] if counted else 0} of {one['pairs']}",
-                    f"{every['median']:.2f}" if every else "-",
-                )
-            )
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        for row in rows
-    ]
-    return "\n".join(line.rstrip() for line in lines)
-
-
 # --- what is measured, and where the record goes ------------------------------------------------
 
 
@@ -272,10 +283,11 @@ def write(record: dict[str, Any], path: Path) -> None:
     temporary.replace(path)
 
 
-def build_ours(folder: Path) -> Path:
-    """This checkout's runtime, without a model."""
-    out = folder / "llamapack-runtime"
-    command = [sys.executable, "-m", "llamapack", "build", "--no-model", "-o", str(out)]
+def build(folder: Path, model: Path | None) -> Path:
+    """This checkout's executable, with a model or without."""
+    out = folder / (f"chat-{model.stem}" if model else "llamapack-runtime")
+    what = str(model) if model else "--no-model"
+    command = [sys.executable, "-m", "llamapack", "build", what, "-o", str(out)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "builder")}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode != 0:
@@ -293,12 +305,15 @@ def arguments() -> argparse.Namespace:
     who = parser.add_argument_group("programs (a path to the program or to its directory)")
     who.add_argument("--ours", type=Path, help="our executable (default: built from this checkout)")
     who.add_argument("--other", type=Path, help="another build of ours, measured as a peer")
-    who.add_argument("--llama", type=Path, help="llama.cpp: llama-bench")
+    who.add_argument("--llama", type=Path, help="llama.cpp: llama-bench, llama-completion")
     who.add_argument("--ik", type=Path, help="ik_llama.cpp: llama-bench")
     what = parser.add_argument_group("what is measured")
-    what.add_argument("--tests", default="pp512,tg64", help="pp512,tg64,tg32@4096 (%(default)s)")
+    what.add_argument(
+        "--tests", default="pp512,tg64", help="as pp512,tg32@4096, or none (%(default)s)"
+    )
     what.add_argument("--context", action="store_true", help=f"cost against context: {CONTEXT}")
     what.add_argument("--busy", action="store_true", help="each test also beside busy neighbours")
+    what.add_argument("--start", action="store_true", help="start to first token, memory, size")
     what.add_argument("--act", default="int8", choices=["int8", "f32"], help="our activations")
     what.add_argument("--cpu", default="", help="our levels, as avx2,avx512 (default: the best)")
     what.add_argument("--threads", type=int, default=2)
@@ -344,13 +359,15 @@ def main() -> None:
 
 
 def judge_all(options: argparse.Namespace, say: Callable[[str], None]) -> None:
-    names = options.tests + ("," + CONTEXT if options.context else "")
-    tests = list(dict.fromkeys(Test.parse(name) for name in names.split(",")))
+    names = options.tests if options.tests != "none" else ""
+    names += "," + CONTEXT if options.context else ""
+    tests = list(dict.fromkeys(Test.parse(name) for name in names.split(",") if name))
     models = [Model.read(path) for path in options.models]
     peers = peers_of(options)
+    failures: list[str] = []
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="llamapack-judge-")))
-        path = options.ours.resolve() if options.ours else build_ours(folder)
+        path = options.ours.resolve() if options.ours else build(folder, None)
         probes = stack.enter_context(Probes(options.threads, options.probe_ms))
         judge = Judge(options, probes, say)
         record: dict[str, Any] = {
@@ -361,6 +378,7 @@ def judge_all(options: argparse.Namespace, say: Callable[[str], None]) -> None:
             "tolerance": pairs.TOLERANCE,
             "programs": [describe(peer) for peer in peers],
             "results": [],
+            "starts": [],
         }
         for model in models:
             for level in options.cpu.split(","):
@@ -370,12 +388,44 @@ def judge_all(options: argparse.Namespace, say: Callable[[str], None]) -> None:
                         say(f"note: {model.name} was not trained for {test.name}")
                         continue
                     for busy in (False, True) if options.busy else (False,):
-                        say(f"{model.name} {test.name} {level}{' busy' if busy else ''}")
-                        result = judge.measure(ours, peers, model, test, busy)
+                        label = f"{model.name} {test.name} {level}{' busy' if busy else ''}"
+                        say(label)
+                        try:
+                            result = judge.measure(ours, peers, model, test, busy)
+                        except Failed as error:  # the others are still worth hours
+                            failures.append(f"{label.rstrip()}: {error}")
+                            say(f"note: {failures[-1]}")
+                            continue
                         record["results"].append(result)
                         write(record, options.json)  # so that a stopped run is not lost
-    print(table(record["results"]))
+            if options.start:
+                for result in starts(judge, options, model, folder):
+                    record["starts"].append(result)
+                    write(record, options.json)
+    print(report.tables(record))
     say(f"all rounds and probes: {options.json}")
+    if failures:
+        raise Failed(f"{len(failures)} tests failed, first {failures[0]}")
+
+
+def starts(
+    judge: Judge, options: argparse.Namespace, model: Model, folder: Path
+) -> Iterator[dict[str, Any]]:
+    """Warm, then cold: our executable packed with the model, or --ours with -m."""
+    given = options.ours.resolve() if options.ours else None
+    path = given or build(folder, model.path)
+    weights = model.path if given else None
+    ours = start.ours(pairs.OURS, path, weights, options.threads, options.act)
+    peers = []
+    if options.llama:
+        bench = find(options.llama)
+        completion = find(bench.parent, "llama-completion")
+        peers.append(start.llama_completion(completion, model.path, options.threads))
+    for cache in start.CACHES:
+        judge.say(f"{model.name} start {cache}")
+        yield judge.start(ours, peers, model, cache)
+    if not given:
+        path.unlink()
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ again. A round is a list of runs with a probe before each and one after the last
 
 A pair is two neighbouring runs of a round, one of ours and one of a peer's. It counts when every
 probe that matters to the test, taken before, between and after the two, agrees within TOLERANCE.
+A figure of a run is named by its key: "tps" (tokens/s), "first_token" (s), "anonymous" (bytes).
 
 SPDX-License-Identifier: Apache-2.0
 """
@@ -30,7 +31,7 @@ DECODE_PROBES = ("read_gbps", "int8_gops")
 
 @dataclass(frozen=True)
 class Pair:
-    ours: float  # tokens/s
+    ours: float
     peer: float
     counts: bool
 
@@ -64,7 +65,7 @@ def probes_agree(
 
 
 def pairs_of(
-    rounds: Sequence[dict[str, Any]], peer: str, fields: Sequence[str], ours: str = OURS
+    rounds: Sequence[dict[str, Any]], peer: str, fields: Sequence[str], key: str = "tps"
 ) -> list[Pair]:
     """All pairs of `ours` with this peer, in the order they were run."""
     found = []
@@ -72,12 +73,12 @@ def pairs_of(
         runs = one["runs"]
         for i in range(len(runs) - 1):
             a, b = runs[i], runs[i + 1]
-            if {a["contender"], b["contender"]} != {ours, peer}:
+            if {a["contender"], b["contender"]} != {OURS, peer}:
                 continue
-            if a["contender"] != ours:
+            if a["contender"] != OURS:
                 a, b = b, a
             counts = probes_agree(one["probes"][i : i + 3], fields)
-            found.append(Pair(a["tps"], b["tps"], counts))
+            found.append(Pair(a[key], b[key], counts))
     return found
 
 
@@ -90,7 +91,7 @@ def spread(ratios: Sequence[float]) -> Spread | None:
     return Spread(len(ratios), low, median, high)
 
 
-def order_of_round(peers: Sequence[str], index: int, ours: str = OURS) -> list[str]:
+def order_of_round(peers: Sequence[str], index: int) -> list[str]:
     """Who runs in a round: our program between every two peers, so that each peer has one of our
     runs as its neighbour; the order turns around from round to round.
 
@@ -99,21 +100,24 @@ def order_of_round(peers: Sequence[str], index: int, ours: str = OURS) -> list[s
     """
     order: list[str] = []
     for i in range(0, len(peers), 2):
-        order += [peers[i], ours, *peers[i + 1 : i + 2]]
+        order += [peers[i], OURS, *peers[i + 1 : i + 2]]
     if not peers:
-        order = [ours]
+        order = [OURS]
     return order if index % 2 == 0 else order[::-1]
 
 
 def enough(
-    rounds: Sequence[dict[str, Any]], peers: Sequence[str], fields: Sequence[str], wanted: int
+    rounds: Sequence[dict[str, Any]],
+    peers: Sequence[str],
+    fields: Sequence[str],
+    wanted: int,
+    key: str = "tps",
 ) -> bool:
     """Whether every peer has the wanted number of pairs that count (without peers: of rounds)."""
     if not peers:
         return len(rounds) >= wanted
-    return all(
-        sum(pair.counts for pair in pairs_of(rounds, peer, fields)) >= wanted for peer in peers
-    )
+    counts = [sum(pair.counts for pair in pairs_of(rounds, peer, fields, key)) for peer in peers]
+    return min(counts) >= wanted
 
 
 def shares_of_probe(
@@ -131,23 +135,25 @@ def shares_of_probe(
     return shares
 
 
-def median_speed(rounds: Sequence[dict[str, Any]], contender: str) -> float | None:
-    """Tokens/s over all of its runs."""
-    speeds = [run["tps"] for one in rounds for run in one["runs"] if run["contender"] == contender]
-    return statistics.median(speeds) if speeds else None
+def median_of(rounds: Sequence[dict[str, Any]], contender: str, key: str = "tps") -> float | None:
+    """Over all of its runs."""
+    values = [run[key] for one in rounds for run in one["runs"] if run["contender"] == contender]
+    return statistics.median(values) if values else None
 
 
 def summary(
-    rounds: Sequence[dict[str, Any]], peer: str, fields: Sequence[str], ours: str = OURS
+    rounds: Sequence[dict[str, Any]], peer: str, fields: Sequence[str], key: str = "tps"
 ) -> dict[str, Any]:
     """What the table shows of one peer: counted pairs first, all pairs beside them."""
-    pairs = pairs_of(rounds, peer, fields, ours)
-    counted = spread([pair.ratio for pair in pairs if pair.counts])
-    every = spread([pair.ratio for pair in pairs])
+    pairs = pairs_of(rounds, peer, fields, key)
+    # Memory that is not used at all has no ratio.
+    counted = spread([pair.ratio for pair in pairs if pair.counts and pair.peer > 0])
+    every = spread([pair.ratio for pair in pairs if pair.peer > 0])
     return {
         "peer": peer,
-        "ours_tps": median_speed(rounds, ours),
-        "peer_tps": median_speed(rounds, peer),
+        "key": key,
+        "ours": median_of(rounds, OURS, key),
+        "theirs": median_of(rounds, peer, key),
         "pairs": len(pairs),
         "counted": vars(counted) if counted else None,
         "every": vars(every) if every else None,

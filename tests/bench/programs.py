@@ -188,7 +188,7 @@ def anonymous_bytes(pid: int) -> int:
     return 0
 
 
-def execute(command: list[str], poll: float = 0.1) -> Done:
+def execute(command: list[str], poll: float = 0.05) -> Done:
     """Runs to the end, looking at its memory now and then; Failed with its last words."""
     begin = time.perf_counter()
     try:
