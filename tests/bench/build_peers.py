@@ -19,7 +19,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -31,6 +31,7 @@ class Peer:
     package: str  # on PyPI, with its version: figures are comparable only with it
     sources: str  # where CMakeLists.txt lies in the package
     programs: tuple[str, ...]
+    missing: dict[str, str] = field(default_factory=dict)  # files the package forgot, by path
 
 
 PEERS = (
@@ -45,6 +46,17 @@ PEERS = (
         "ik-llama-cpp-python==0.1.5",
         "vendor/ik_llama.cpp",
         ("llama-bench",),
+        {
+            # Fills in a version for messages; neither figures nor code depend on it.
+            "common/cmake/build-info-gen-cpp.cmake": (
+                "set(BUILD_NUMBER 0)\n"
+                "set(BUILD_COMMIT unknown)\n"
+                "set(BUILD_COMPILER unknown)\n"
+                "set(BUILD_TARGET unknown)\n"
+                "set(common ${CMAKE_CURRENT_LIST_DIR}/..)\n"
+                "configure_file(${common}/build-info.cpp.in ${common}/build-info.cpp)\n"
+            )
+        },
     ),
 )
 COMMON = (
@@ -84,8 +96,9 @@ def unpack(peer: Peer, folder: Path, log: Path) -> Path:
     ready = folder / name / peer.sources
     if (ready / "CMakeLists.txt").is_file():
         return ready
-    pip = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-binary", ":all:"]
-    run([*pip, "-d", str(folder), peer.package], log)
+    # Only of the package itself: pip reads its metadata with build tools, which may be wheels.
+    source = ["--no-deps", "--no-binary", peer.package.split("==")[0]]
+    run([sys.executable, "-m", "pip", "download", *source, "-d", str(folder), peer.package], log)
     archive = folder / f"{name}.tar.gz"
     if not archive.is_file():
         raise SystemExit(f"error: {archive} did not come; see {log}")
@@ -93,6 +106,10 @@ def unpack(peer: Peer, folder: Path, log: Path) -> Path:
         tar.extractall(folder, filter="data")
     if not (ready / "CMakeLists.txt").is_file():
         raise SystemExit(f"error: {peer.package} holds no {peer.sources}/CMakeLists.txt")
+    for path, text in peer.missing.items():
+        if not (ready / path).exists():
+            (ready / path).parent.mkdir(parents=True, exist_ok=True)
+            (ready / path).write_text(text)
     return ready
 
 
