@@ -5,9 +5,12 @@ SPDX-License-Identifier: Apache-2.0
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +27,7 @@ import models  # noqa: E402
 import pairs  # noqa: E402
 import programs  # noqa: E402
 import report  # noqa: E402
+from probes import Probes  # noqa: E402
 from programs import Test as BenchTest  # noqa: E402
 
 FIELDS = ("read_gbps", "int8_gops")
@@ -195,6 +199,35 @@ def test_a_program_that_fails_is_one_line(tmp_path: Path) -> None:
         programs.LlamaCpp("l", script).run(Path("m"), BenchTest("pp", 8), (), 1, 1)
     with pytest.raises(programs.Failed, match="neither a program nor a directory"):
         programs.find(tmp_path / "none")
+
+
+# --- probes -----------------------------------------------------------------------------------
+
+
+def spinning() -> list[int]:
+    """Our children that spin, by the processor time they have used (clock ticks)."""
+    used = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            words = stat.read_text().rsplit(")", 1)[1].split()
+            call = (stat.parent / "cmdline").read_bytes()
+            if int(words[1]) == os.getpid() and call.endswith(b"probes\0spin\0"):
+                used.append(int(words[11]))
+    return used
+
+
+def test_probes_measure_and_neighbours_keep_busy_and_end() -> None:
+    with Probes(threads=2, milliseconds=2) as probes:
+        rates = probes.measure()
+        assert list(rates) == ["read_gbps", "int8_gops", "bf16_gflops", "fp32_gflops"]
+        assert all(rate is None or rate > 0 for rate in rates.values())
+        assert rates["int8_gops"] is not None
+        with probes.neighbours(2):
+            end = time.monotonic() + 60
+            while not (len(spinning()) == 2 and min(spinning()) > 5) and time.monotonic() < end:
+                time.sleep(0.05)
+            assert min(spinning()) > 5, "they use no processor time"
+        assert spinning() == []
 
 
 # --- models and the whole ---------------------------------------------------------------------
