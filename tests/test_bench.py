@@ -314,14 +314,60 @@ def test_the_judge_runs_without_peers(packed_smollm2: Path, tmp_path: Path) -> N
     assert str(tmp_path) not in record.read_text(), "a record can be published as it is"
 
 
-def test_a_peer_that_is_not_there_is_one_line(tmp_path: Path) -> None:
-    model = tiny_model.build("llama", "Q8_0").save(tmp_path / "tiny.gguf")
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--llama", "none"], "none: neither a program nor a directory with llama-bench"),
+        (["--tests", "pp0"], "a test is pp512"),
+        (["--ours", "none"], "none: neither a program"),
+    ],
+)
+def test_a_wrong_call_is_one_line(tmp_path: Path, args: list[str], message: str) -> None:
+    tiny_model.build("llama", "Q8_0").save(tmp_path / "tiny.gguf")
+    error = judge(tmp_path, "tiny.gguf", *args)
+    assert error.startswith("error: ")
+    assert message in error
+
+
+def test_a_model_that_is_none_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "text.gguf").write_text("hello")
+    assert "text.gguf" in judge(tmp_path, "text.gguf")
+
+
+def judge(folder: Path, *args: str) -> str:
+    """Its one line of error."""
     judged = subprocess.run(
-        [sys.executable, str(BENCH / "judge.py"), str(model), "--llama", str(tmp_path / "none")],
+        [sys.executable, str(BENCH / "judge.py"), *args],
+        cwd=folder,
         capture_output=True,
         text=True,
         check=False,
     )
     assert judged.returncode == 1
     assert judged.stderr.count("\n") == 1
-    assert "neither a program nor a directory" in judged.stderr
+    return judged.stderr
+
+
+def test_a_measurement_that_fails_leaves_the_others_standing(
+    packed_smollm2: Path, tmp_path: Path
+) -> None:
+    model = tiny_model.build("llama", "Q8_0").save(tmp_path / "tiny.gguf")
+    peer = tmp_path / "llama-bench"
+    peer.write_text("#!/bin/sh\necho it is broken >&2\nexit 1\n")
+    peer.chmod(0o755)
+    record = tmp_path / "record.json"
+    judged = subprocess.run(
+        [
+            *(sys.executable, str(BENCH / "judge.py"), str(model), "--ours", str(packed_smollm2)),
+            *("--llama", str(peer), "--other", str(peer), "--tests", "pp8", "--pairs", "1"),
+            *("--probe-ms", "1", "--attempts", "1", "--json", str(record)),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert judged.returncode == 1
+    assert "llama.cpp has no figure for pp8" in judged.stderr
+    assert "error: 1 of the measurements failed" in judged.stderr
+    assert "it is broken" in judged.stderr
+    assert json.loads(record.read_text())["results"] == []

@@ -22,6 +22,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +33,9 @@ sys.path[:0] = [str(HERE), str(ROOT / "builder")]
 import pairs  # noqa: E402
 import report  # noqa: E402
 import start  # noqa: E402
+from llamapack.errors import LlamapackError  # noqa: E402
 from probes import Probes  # noqa: E402
 from programs import (  # noqa: E402
-    LONG,
     Failed,
     IkLlamaCpp,
     LlamaCpp,
@@ -48,6 +49,7 @@ from programs import (  # noqa: E402
 
 CONTEXT = "pp512,pp2048,pp8192,pp16384,tg32,tg32@4096,tg32@16384"
 QUIET = "ours, quiet"  # beside busy neighbours: our own program without them
+LONG = 2048  # tokens above which a test takes minutes: fewer pairs, one scouting run
 ENOUGH_SECONDS = 1.0  # a run repeats its test until about this much is measured
 
 
@@ -60,7 +62,6 @@ class Model:
     trained: int  # tokens of context
     weights: str  # the type that most of its bytes have
     prefill_ops: int  # of matrix products, per token
-    decode_ops: int
     decode_bytes: int  # read per token
 
     @classmethod
@@ -80,7 +81,6 @@ class Model:
             trained=int(trained or 0),
             weights=next(iter(gguf.type_counts())),
             prefill_ops=2 * sum(t.elements for t in body),
-            decode_ops=2 * sum(t.elements for t in body + heads),
             decode_bytes=sum(t.size for t in body + heads),
         )
 
@@ -100,10 +100,7 @@ class Judge:
         self.options, self.probes, self.say = options, probes, say
 
     def run(self, who: Contender, model: Model, test: Test, repeat: int) -> dict[str, Any]:
-        beside = contextlib.nullcontext()
-        if who.neighbours:
-            beside = self.probes.neighbours(who.neighbours)  # type: ignore[assignment]
-        with beside:
+        with self.probes.neighbours(who.neighbours):
             run = who.program.run(model.path, test, who.way, self.options.threads, repeat)
         return {
             "contender": who.name,
@@ -158,7 +155,7 @@ class Judge:
                 contenders[who.name] = who
         names = [name for name in contenders if name != pairs.OURS]
         wanted = self.options.pairs
-        if test.tokens > LONG and self.options.context_pairs:
+        if test.tokens > LONG:
             wanted = min(wanted, self.options.context_pairs)
         fields = fields_for(test)
 
@@ -301,6 +298,13 @@ def build(folder: Path, model: Path | None) -> Path:
     return out
 
 
+def positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise ValueError
+    return number
+
+
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=(__doc__ or "").split("\n\n", maxsplit=1)[0],
@@ -322,17 +326,21 @@ def arguments() -> argparse.Namespace:
     what.add_argument("--start", action="store_true", help="start to first token, memory, size")
     what.add_argument("--act", default="int8", choices=["int8", "f32"], help="our activations")
     what.add_argument("--cpu", default="", help="our levels, as avx2,avx512 (default: the best)")
-    what.add_argument("--threads", type=int, default=2)
+    what.add_argument("--threads", type=positive, default=2)
     much = parser.add_argument_group("how much")
-    much.add_argument("--pairs", type=int, default=9, help="that count, per test (%(default)s)")
     much.add_argument(
-        "--context-pairs", type=int, default=3, help="above 2048 tokens (%(default)s)"
+        "--pairs", type=positive, default=9, help="that count, per test (%(default)s)"
     )
     much.add_argument(
-        "--attempts", type=int, default=3, help="rounds per pair wanted (%(default)s)"
+        "--context-pairs", type=positive, default=3, help="above 2048 tokens (%(default)s)"
     )
-    much.add_argument("--scout", type=int, default=2, help="runs to find a best way (%(default)s)")
-    much.add_argument("--probe-ms", type=int, default=100, help="per probe (%(default)s)")
+    much.add_argument(
+        "--attempts", type=positive, default=3, help="rounds per pair wanted (%(default)s)"
+    )
+    much.add_argument(
+        "--scout", type=positive, default=2, help="runs to find a best way (%(default)s)"
+    )
+    much.add_argument("--probe-ms", type=positive, default=100, help="per probe (%(default)s)")
     add("--json", type=Path, default=ROOT / "build" / "judge.json", help="record (%(default)s)")
     add("-q", "--quiet", action="store_true", help="only the table")
     return parser.parse_args()
@@ -341,7 +349,7 @@ def arguments() -> argparse.Namespace:
 def peers_of(options: argparse.Namespace) -> list[Program]:
     peers: list[Program] = []
     if options.other:
-        peers.append(Llamapack("other", options.other.resolve(), options.act))
+        peers.append(Llamapack("other", find(options.other, "chat"), options.act))
     if options.llama:
         peers.append(LlamaCpp("llama.cpp", find(options.llama)))
     if options.ik:
@@ -358,22 +366,21 @@ def main() -> None:
 
     try:
         judge_all(options, say)
-    except (Failed, ValueError) as error:
+    except (Failed, LlamapackError, ValueError) as error:
         raise SystemExit(f"error: {error}") from None
-    except KeyboardInterrupt:
-        raise SystemExit("stopped") from None
 
 
 def judge_all(options: argparse.Namespace, say: Callable[[str], None]) -> None:
     names = options.tests if options.tests != "none" else ""
     names += "," + CONTEXT if options.context else ""
-    tests = list(dict.fromkeys(Test.parse(name) for name in names.split(",") if name))
+    options.measured = list(dict.fromkeys(Test.parse(n) for n in names.split(",") if n))
     models = [Model.read(path) for path in options.models]
     peers = peers_of(options)
+    given = find(options.ours, "chat") if options.ours else None
     failures: list[str] = []
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="llamapack-judge-")))
-        path = options.ours.resolve() if options.ours else build(folder, None)
+        path = given or build(folder, None)
         probes = stack.enter_context(Probes(options.threads, options.probe_ms))
         judge = Judge(options, probes, say)
         record: dict[str, Any] = {
@@ -387,52 +394,64 @@ def judge_all(options: argparse.Namespace, say: Callable[[str], None]) -> None:
             "results": [],
             "starts": [],
         }
-        for model in models:
-            for level in options.cpu.split(","):
-                ours = Llamapack(pairs.OURS, path, options.act, level)
-                for test in tests:
-                    if model.trained and test.tokens > model.trained:
-                        say(f"note: {model.name} was not trained for {test.name}")
-                        continue
-                    for busy in (False, True) if options.busy else (False,):
-                        label = f"{model.name} {test.name} {level}{' busy' if busy else ''}"
-                        say(label)
-                        try:
-                            result = judge.measure(ours, peers, model, test, busy)
-                        except Failed as error:  # the others are still worth hours
-                            failures.append(f"{label.rstrip()}: {error}")
-                            say(f"note: {failures[-1]}")
-                            continue
-                        record["results"].append(result)
-                        write(record, options.json)  # so that a stopped run is not lost
-            if options.start:
-                for result in starts(judge, options, model, folder):
-                    record["starts"].append(result)
-                    write(record, options.json)
-    print(report.tables(record))
-    say(f"all rounds and probes: {options.json}")
+        try:
+            for model in models:
+                for kind, label, measure in plan(judge, options, model, path, peers, folder):
+                    say(label)
+                    try:
+                        record[kind].append(measure())
+                    except Failed as error:  # the others are still worth their hours
+                        failures.append(f"{label}: {error}")
+                        say(f"note: {failures[-1]}")
+                    write(record, options.json)  # so that a killed run is not lost
+        except Failed as error:
+            failures.append(str(error))
+        except KeyboardInterrupt:
+            failures.append("stopped")
+    if record["results"] or record["starts"]:
+        print(report.tables(record))
+        say(f"all rounds and probes: {options.json}")
     if failures:
-        raise Failed(f"{len(failures)} tests failed, first {failures[0]}")
+        raise Failed(f"{len(failures)} of the measurements failed, the first: {failures[0]}")
 
 
-def starts(
-    judge: Judge, options: argparse.Namespace, model: Model, folder: Path
-) -> Iterator[dict[str, Any]]:
-    """Warm, then cold: our executable packed with the model, or --ours with -m."""
-    given = options.ours.resolve() if options.ours else None
-    path = given or build(folder, model.path)
-    weights = model.path if given else None
-    ours = start.ours(pairs.OURS, path, weights, options.threads, options.act)
-    peers = []
+def plan(
+    judge: Judge,
+    options: argparse.Namespace,
+    model: Model,
+    path: Path,
+    peers: Sequence[Program],
+    folder: Path,
+) -> Iterator[tuple[str, str, Callable[[], dict[str, Any]]]]:
+    """All that was asked for of one model: which list of the record, a name, how to measure it."""
+    for level in options.cpu.split(","):
+        ours = Llamapack(pairs.OURS, path, options.act, level)
+        for test in options.measured:
+            if model.trained and test.tokens > model.trained:
+                judge.say(f"note: {model.name} was not trained for {test.name}")
+                continue
+            for busy in (False, True) if options.busy else (False,):
+                words = (model.name, test.name, level, "busy" if busy else "")
+                label = " ".join(word for word in words if word)
+                yield "results", label, partial(judge.measure, ours, peers, model, test, busy)
+    if not options.start:
+        return
+    # Packed with the model, as a user has it; --ours is given it.
+    weights = model.path if options.ours else None
+    packed = path if options.ours else build(folder, model.path)
+    own = start.ours(pairs.OURS, packed, weights, options.threads, options.act)
+    others = []
     if options.llama:
-        bench = find(options.llama)
-        completion = find(bench.parent, "llama-completion")
-        peers.append(start.llama_completion(completion, model.path, options.threads))
+        completion = find(find(options.llama).parent, "llama-completion")
+        others.append(start.llama_completion(completion, model.path, options.threads))
     for cache in start.CACHES:
-        judge.say(f"{model.name} start {cache}")
-        yield judge.start(ours, peers, model, cache)
-    if not given:
-        path.unlink()
+        yield (
+            "starts",
+            f"{model.name} start {cache}",
+            partial(judge.start, own, others, model, cache),
+        )
+    if not options.ours:
+        packed.unlink()  # as large as the model
 
 
 if __name__ == "__main__":

@@ -19,7 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-LONG = 2048  # tokens of prompt from which on a warm-up run tells nothing and costs much
+# Tokens of prompt from which on a peer's warm-up costs much and changes nothing: it would double the
+# run, and the pages that it maps are a tenth of a second of half a minute.
+COLD_FROM = 4096
 
 
 class Failed(Exception):
@@ -129,7 +131,7 @@ class LlamaCpp(Program):
     ) -> list[str]:
         prompt, predict = (test.n, 0) if test.kind == "pp" else (0, test.n)
         sizes = ["-p", prompt, "-n", predict, "-d", test.depth, "-r", repeat, "-t", threads]
-        cold = ["--no-warmup"] if test.kind == "pp" and test.n >= LONG else []
+        cold = ["--no-warmup"] if test.kind == "pp" and test.n >= COLD_FROM else []
         command = [self.path, "-m", model, *sizes, "-o", "json", *cold, *way]
         return [str(word) for word in command]
 
@@ -157,7 +159,7 @@ class IkLlamaCpp(Program):
             sizes = ["-p", 0, "-n", test.n]
         if test.depth:
             sizes = ["-p", 0, "-n", 0, "-gp", f"{test.depth},{test.n}"]
-        cold = ["-w", "0"] if test.kind == "pp" and test.n >= LONG else []
+        cold = ["-w", "0"] if test.kind == "pp" and test.n >= COLD_FROM else []
         sizes += ["-r", repeat, "-t", threads]
         command = [self.path, "-m", model, *sizes, "-o", "json", *cold, *way]
         return [str(word) for word in command]
