@@ -167,7 +167,8 @@ class IkLlamaCpp(Program):
     def samples(self, output: str, test: Test) -> list[float]:
         # Notices may stand before the JSON.
         (row,) = json.loads(output[output.index("[\n") :])
-        if test.n not in (row["n_prompt"], row["n_gen"]):
+        expected = (test.n, 0) if test.kind == "pp" else (test.depth, test.n)
+        if (row["n_prompt"], row["n_gen"]) != expected:
             raise ValueError("another test than the one asked for")
         return [float(value) for value in row["samples_ts"]]
 
