@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import tiny_model
 
 QUESTION = "What is the capital of France?"
 
@@ -270,6 +271,21 @@ def test_bench_reports_both_speeds(packed_smollm2: Path) -> None:
     assert figures["prefill_tps"] > 0
     assert figures["decode_tps"] > 0
     assert (figures["n_prompt"], figures["n_predict"], figures["repeat"]) == (32, 4, 2)
+    assert figures["depth"] == 0
+
+
+def test_bench_measures_behind_a_context(packed_smollm2: Path, tmp_path: Path) -> None:
+    path = tiny_model.build("llama", "Q8_0").save(tmp_path / "tiny.gguf")
+    args = ("bench", "-m", str(path), "-p", "40", "-n", "8", "-r", "2")
+    result = run(packed_smollm2, *args, "-d", "600", "-c", "64", "--json")
+    figures = json.loads(result.stdout)
+    assert figures["depth"] == 600
+    assert figures["prefill_tps"] > 0
+    assert figures["decode_tps"] > 0
+    # The context holds the depth and what is measured behind it: more than this model's 512.
+    assert b"640 were asked for" in result.stderr
+    assert b"depth 600" in run(packed_smollm2, *args, "-d", "600").stdout
+    assert "--depth takes" in one_line_error(run(packed_smollm2, "bench", "-d", "-1"), 2)
 
 
 def test_perplexity_does_not_depend_on_threads(packed_smollm2: Path, tmp_path: Path) -> None:

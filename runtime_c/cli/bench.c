@@ -1,7 +1,7 @@
 /* bench.c - `bench`: prefill and decode speed on fixed pseudo-random tokens, nothing else running.
  *
- * Each repetition evaluates -p tokens in batches into an empty cache, then -n single tokens into an
- * empty cache, as llama-bench does, so that the figures can stand beside each other.
+ * Each repetition evaluates -p tokens in batches behind the same -d tokens of context, then -n
+ * single tokens behind them, as llama-bench does, so that the figures can stand beside each other.
  * SPDX-License-Identifier: Apache-2.0 */
 #include <stdlib.h>
 
@@ -15,16 +15,17 @@ static int32_t random_token(uint32_t *state, size_t n_vocab) {
     return (int32_t)((*state >> 8) % n_vocab);
 }
 
-static lp_code evaluate(lp_app *app, size_t n, size_t per_step, lp_batch_row *rows, uint32_t *state,
-                        double *seconds, lp_error *err) {
+/* Evaluates n random tokens behind the first `depth` ones of the cache. */
+static lp_code evaluate(lp_app *app, size_t depth, size_t n, size_t per_step, lp_batch_row *rows,
+                        uint32_t *state, double *seconds, lp_error *err) {
     size_t n_vocab = lp_model_describe(app->model).n_vocab;
-    lp_engine_truncate(app->engine, 0, 0);
+    lp_engine_truncate(app->engine, 0, depth);
     double begin = lp_clock_seconds();
     for (size_t done = 0; done < n;) {
         size_t now = n - done < per_step ? n - done : per_step;
         for (size_t i = 0; i < now; i++) {
             rows[i] = (lp_batch_row){.token = random_token(state, n_vocab),
-                                     .position = (int32_t)(done + i),
+                                     .position = (int32_t)(depth + done + i),
                                      .wants_logits = i + 1 == now};
         }
         LP_TRY(lp_engine_step(app->engine, rows, now, err));
@@ -52,16 +53,20 @@ typedef struct result {
 static lp_code measure(lp_app *app, lp_batch_row *rows, result *r, lp_error *err) {
     const lp_options *o = &app->options;
     size_t batch = lp_engine_n_batch(app->engine);
+    size_t n_prompt = (size_t)o->bench_prompt;
+    size_t n_predict = (size_t)o->bench_predict;
+    size_t depth = (size_t)o->bench_depth;
     uint32_t state = 1;
     double seconds = 0;
-    /* Once unmeasured: pages come in, the clock speed settles. */
-    LP_TRY(evaluate(app, batch < 32 ? batch : 32, batch, rows, &state, &seconds, err));
+    /* Once unmeasured: pages and buffers come in, the clock speed settles. */
+    LP_TRY(
+        evaluate(app, 0, n_prompt < batch ? n_prompt : batch, batch, rows, &state, &seconds, err));
+    LP_TRY(evaluate(app, 0, n_predict < 4 ? n_predict : 4, 1, rows, &state, &seconds, err));
+    LP_TRY(evaluate(app, 0, depth, batch, rows, &state, &seconds, err));
     for (int64_t i = 0; i < o->bench_repeat; i++) {
-        size_t n_prompt = (size_t)o->bench_prompt;
-        size_t n_predict = (size_t)o->bench_predict;
-        LP_TRY(evaluate(app, n_prompt, batch, rows, &state, &seconds, err));
+        LP_TRY(evaluate(app, depth, n_prompt, batch, rows, &state, &seconds, err));
         r->prefill[i] = n_prompt == 0 ? 0 : (double)n_prompt / seconds;
-        LP_TRY(evaluate(app, n_predict, 1, rows, &state, &seconds, err));
+        LP_TRY(evaluate(app, depth, n_predict, 1, rows, &state, &seconds, err));
         r->decode[i] = n_predict == 0 ? 0 : (double)n_predict / seconds;
     }
     return LP_OK;
@@ -77,17 +82,17 @@ static void report(const lp_app *app, const result *r) {
     const char *act = lp_engine_act(app->engine) == LP_ACT_F32 ? "f32" : "int8";
     if (o->json) {
         (void)lp_print_format(
-            "{\"prefill_tps\": %.3f, \"decode_tps\": %.3f, \"n_prompt\": %lld, \"n_predict\": "
-            "%lld, "
-            "\"repeat\": %zu, \"threads\": %d, \"cpu\": \"%s\", \"act\": \"%s\", \"prefill_min\": "
-            "%.3f, "
-            "\"prefill_max\": %.3f, \"decode_min\": %.3f, \"decode_max\": %.3f}\n",
-            prefill, decode, (long long)o->bench_prompt, (long long)o->bench_predict, n, threads,
-            level, act, r->prefill[0], r->prefill[n - 1], r->decode[0], r->decode[n - 1]);
+            "{\"prefill_tps\": %.3f, \"decode_tps\": %.3f, \"n_prompt\": %lld, "
+            "\"n_predict\": %lld, \"depth\": %lld, \"repeat\": %zu, \"threads\": %d, "
+            "\"cpu\": \"%s\", \"act\": \"%s\", \"prefill_min\": %.3f, \"prefill_max\": %.3f, "
+            "\"decode_min\": %.3f, \"decode_max\": %.3f}\n",
+            prefill, decode, (long long)o->bench_prompt, (long long)o->bench_predict,
+            (long long)o->bench_depth, n, threads, level, act, r->prefill[0], r->prefill[n - 1],
+            r->decode[0], r->decode[n - 1]);
         return;
     }
-    (void)lp_print_format("%s, %d threads, %s, %s activations\n", lp_app_name(app), threads, level,
-                          act);
+    (void)lp_print_format("%s, %d threads, %s, %s activations, depth %lld\n", lp_app_name(app),
+                          threads, level, act, (long long)o->bench_depth);
     (void)lp_print_format("prefill %6lld tokens  %9.2f tokens/s  (%.2f to %.2f)\n",
                           (long long)o->bench_prompt, prefill, r->prefill[0], r->prefill[n - 1]);
     (void)lp_print_format("decode  %6lld tokens  %9.2f tokens/s  (%.2f to %.2f)\n",
@@ -97,6 +102,7 @@ static void report(const lp_app *app, const result *r) {
 lp_code lp_command_bench(lp_app *app, lp_error *err) {
     const lp_options *o = &app->options;
     int64_t longest = o->bench_prompt > o->bench_predict ? o->bench_prompt : o->bench_predict;
+    longest += o->bench_depth;
     size_t n_ctx = o->n_ctx > longest ? (size_t)o->n_ctx : (size_t)longest;
     LP_TRY(lp_app_open_engine(app, 1, 1, n_ctx < 64 ? 64 : n_ctx, err));
     size_t n = (size_t)o->bench_repeat;

@@ -48,6 +48,8 @@ static const row rows[] = {
              "take the text from FILE (- = standard input)"),
     INT_ROW("-p", "--prompt-tokens", BENCH, bench_prompt, 0, 1e6, "prompt tokens (512)"),
     INT_ROW("-n", "--predict", BENCH, bench_predict, 0, 1e6, "tokens to generate (128)"),
+    INT_ROW("-d", "--depth", BENCH, bench_depth, 0, 1e6,
+            "tokens in the context before what is measured (0)"),
     INT_ROW("-r", "--repeat", BENCH, bench_repeat, 1, 1000, "repetitions (3)"),
     INT_ROW("-n", "--predict", ANSWERS, n_predict, 0, 1e9,
             "most tokens of an answer (until it ends)"),

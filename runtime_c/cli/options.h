@@ -50,7 +50,7 @@ typedef struct lp_options {
     int64_t n_parallel;
     bool no_browser;
 
-    int64_t bench_prompt, bench_predict, bench_repeat, chunks;
+    int64_t bench_prompt, bench_predict, bench_depth, bench_repeat, chunks;
     uint64_t given; /* bit i: row i of the table was given (see lp_options_given) */
 } lp_options;
 
