@@ -133,6 +133,24 @@ def test_nobody_reading_is_no_crash(packed_smollm2: Path) -> None:
         assert process.returncode >= 0, "died of a signal"
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="optional: no /dev/full here")
+@pytest.mark.parametrize("args", [["-p", "hi", "-n", "4"], ["tokenize", "hi"], ["--help"]])
+def test_an_answer_that_cannot_be_written_is_a_failure(
+    packed_smollm2: Path, args: list[str]
+) -> None:
+    with Path("/dev/full").open("wb") as full:
+        result = subprocess.run(
+            [str(packed_smollm2), *args],
+            stdin=subprocess.DEVNULL,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            check=False,
+        )
+    assert result.returncode == 1
+    lines = result.stderr.decode().splitlines()
+    assert lines == ["error: cannot write to standard output: No space left on device"]
+
+
 # --- wrong calls
 
 
@@ -148,6 +166,8 @@ def test_nobody_reading_is_no_crash(packed_smollm2: Path) -> None:
         (["-p", "x", "--cpu", "z80"], "z80"),
         (["-p", "x", "--act", "int4"], "--act is int8 or f32"),
         (["dance"], "unknown command 'dance'"),
+        (["-p", "x", "--tmp", "3"], "unknown option --tmp"),
+        (["--seed=3", "dance"], "unknown command 'dance'"),
         (["chat", "extra"], "unexpected argument 'extra'"),
         (["bench", "--temp", "0"], "--temp does not belong to this command"),
         (["perplexity"], "perplexity needs a FILE"),
@@ -168,7 +188,6 @@ def test_files_that_are_not_there_or_not_models(packed_smollm2: Path, tmp_path: 
     text.write_bytes(b"hello" * 1000)
     assert "neither a GGUF" in one_line_error(run(packed_smollm2, "-m", str(text), "-p", "x"), 1)
     assert "directory" in one_line_error(run(packed_smollm2, "-m", str(tmp_path), "-p", "x"), 1)
-    assert True
 
 
 def test_a_model_too_large_for_memory_is_said(packed_smollm2: Path) -> None:
@@ -428,6 +447,33 @@ def test_a_paste_of_many_lines_is_one_message(terminal: Terminal) -> None:
     t.expect("\x1b[?2004h")
     t.send("\x04")
     assert t.wait() == 0
+
+
+def test_what_was_typed_ahead_is_not_lost(terminal: Terminal) -> None:
+    """Also what a terminal without bracketed paste sends: several lines in one go."""
+    t = terminal
+    t.expect("\x1b[2C")
+    t.send("/system You answer in one word.\r/system\r/stats\r/exit\r")
+    t.expect("is set")
+    t.expect("one word.\r\n")
+    t.expect("tokens in use")
+    assert t.wait() == 0
+
+
+def test_ctrl_c_ends_a_chat_whose_output_is_no_terminal(packed_smollm2: Path) -> None:
+    """Lines are then read as they come, and nothing but the signal tells of Ctrl-C."""
+    with subprocess.Popen(
+        [str(packed_smollm2), "chat", "--temp", "0"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(b"/undo\n")
+        process.stdin.flush()
+        assert b"nothing" in process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=20) == 130
 
 
 def test_chat_over_a_pipe(packed_smollm2: Path) -> None:

@@ -39,6 +39,21 @@ def tokens_of(server: Server, text: str, **fields: Any) -> list[int]:
     return tokens
 
 
+def test_the_default_context_leaves_room_for_every_chat(
+    packed_smollm2: Path, tmp_path: Path
+) -> None:
+    """64 chats of 8,192 tokens would take 128 GiB: what half of the free memory holds is shared."""
+    from tiny_model import Shape, build
+
+    shape = Shape(n_head=64, n_kv=64, key_len=256, n_ctx=8192)
+    path = build(shape=shape).save(tmp_path / "wide.gguf")
+    args = ("-m", str(path), "--parallel", "64", "--kv-type", "f32")
+    with Server(packed_smollm2, *args) as running:
+        info = running.get("/api/info").json()
+        assert info["parallel"] == 64
+        assert 256 <= info["context"] <= 8192
+
+
 # --- reports ------------------------------------------------------------------------------------
 
 

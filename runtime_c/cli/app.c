@@ -13,6 +13,7 @@
 
 enum {
     DEFAULT_CTX = 8192,
+    LEAST_CTX = 256, /* of the default, however little memory is free */
     MAX_PROMPT_FILE = 64 * 1024 * 1024,
     MAX_API_KEY = 4096,
     ENGINE_ROOM = 64 * 1024 * 1024 /* buffers beside the cache, for the memory check */
@@ -249,21 +250,24 @@ static lp_code apply_author_sampling(lp_app *app, lp_error *err) {
     return lp_sampling_check(&sampling, err);
 }
 
-static size_t default_ctx(const lp_model_info *info, size_t kv_per_token) {
+/* What half of the free memory holds, for each of n_seq sequences. */
+static size_t default_ctx(const lp_model_info *info, size_t n_seq, size_t kv_per_token) {
     size_t n = info->n_ctx_train < DEFAULT_CTX ? info->n_ctx_train : DEFAULT_CTX;
     uint64_t available = lp_memory_available();
     if (available > 0 && kv_per_token > 0) {
-        uint64_t fits = available / 2 / kv_per_token;
-        if (fits < n) n = fits < 256 ? 256 : (size_t)fits;
+        uint64_t fits = available / 2 / kv_per_token / n_seq;
+        size_t least = n < LEAST_CTX ? n : LEAST_CTX;
+        if (fits < n) n = fits < least ? least : (size_t)fits;
     }
     return n;
 }
 
-static lp_code choose_ctx(const lp_app *app, size_t kv_per_token, size_t *n_ctx, lp_error *err) {
+static lp_code choose_ctx(const lp_app *app, size_t n_seq, size_t kv_per_token, size_t *n_ctx,
+                          lp_error *err) {
     lp_model_info info = lp_model_describe(app->model);
     int64_t asked = app->options.n_ctx;
     if (asked < 0) {
-        *n_ctx = default_ctx(&info, kv_per_token);
+        *n_ctx = default_ctx(&info, n_seq, kv_per_token);
     } else {
         *n_ctx = asked == 0 ? info.n_ctx_train : (size_t)asked;
     }
@@ -334,7 +338,7 @@ lp_code lp_app_open_engine(lp_app *app, size_t n_seq, size_t n_logit_rows, size_
     LP_TRY(choose_precision(app, &f32_acts, &f32_cache, err));
     size_t kv_per_token = lp_model_describe(app->model).kv_bytes_per_token;
     if (f32_cache) kv_per_token *= 2;
-    if (n_ctx == 0) LP_TRY(choose_ctx(app, kv_per_token, &n_ctx, err));
+    if (n_ctx == 0) LP_TRY(choose_ctx(app, n_seq, kv_per_token, &n_ctx, err));
     LP_TRY(check_memory(app, n_seq, n_ctx, kv_per_token, err));
     uint32_t trained = lp_model_describe(app->model).n_ctx_train;
     if (app->options.n_ctx > 0 && n_ctx > trained) {

@@ -84,6 +84,12 @@ int main(int argc, char **argv) {
     lp_signal_install(on_signal, NULL);
     static lp_app app;
     int status = run(&app, argc, argv);
+    if (lp_terminal_output_problem() != NULL) {
+        (void)lp_fail(&err, LP_ERR_IO, "cannot write to standard output: %s",
+                      lp_terminal_output_problem());
+        lp_print_error(&err);
+        status = 1;
+    }
     lp_app_close(&app);
     return status;
 }

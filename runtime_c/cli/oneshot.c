@@ -6,6 +6,7 @@
 
 typedef struct printer {
     bool any, ends_line;
+    bool unread; /* nobody takes the answer any more: that it was stopped is no news */
 } printer;
 
 /* Thinking is not the answer: it stays off standard output. */
@@ -14,7 +15,8 @@ static bool print_piece(void *user, bool is_thinking, lp_str text) {
     if (is_thinking) return true;
     p->any = true;
     p->ends_line = lp_str_ends(text, lp_str_from("\n"));
-    return lp_print_text(text);
+    p->unread = !lp_print_text(text);
+    return !p->unread;
 }
 
 static lp_code prompt_ids(lp_app *app, lp_ids *ids, bool *thinking_open, lp_error *err) {
@@ -55,7 +57,7 @@ lp_code lp_command_oneshot(lp_app *app, lp_error *err) {
     if (p.any && !p.ends_line) (void)lp_print_text(lp_str_from("\n"));
     const char *remark = lp_answer_remark(app, &answer);
     bool asked_for = answer.finish == LP_FINISH_LENGTH;
-    if (code == LP_OK && remark != NULL && !asked_for) lp_print_note("%s", remark);
+    if (code == LP_OK && remark != NULL && !asked_for && !p.unread) lp_print_note("%s", remark);
     lp_answer_free(&answer);
     lp_ids_free(&ids);
     return code;

@@ -267,8 +267,12 @@ lp_code lp_options_parse(lp_options *options, int argc, char **argv, lp_error *e
     int command_at = 0;
     for (int i = 1; i < argc && command_at == 0; i++) {
         if (is_option(argv[i])) {
-            const row *r = find_row(lp_str_from(argv[i]), ALL);
-            if (r != NULL && r->kind != FLAG) i++;
+            lp_str name = lp_str_from(argv[i]);
+            size_t equals = lp_str_find(name, lp_str_from("="), 0);
+            const row *r = find_row(lp_str_slice(name, 0, equals), ALL);
+            /* What follows would be taken for a command, and the message would be about that. */
+            if (r == NULL && strcmp(argv[i], "--") != 0) return unknown_option(argv[i], ALL, err);
+            if (r != NULL && r->kind != FLAG && equals == SIZE_MAX) i++;
         } else {
             command_at = i;
             LP_TRY(take_command(options, argv[i], err));

@@ -24,6 +24,10 @@ struct lp_asker {
     lp_buf history_path; /* empty: no history is kept */
     lp_buf text;         /* the last answer of ask */
     size_t cursor_row;   /* of the last painting, from its first row */
+    /* Read from the terminal; from `next` on not edited in yet: what was typed or pasted behind an
+     * Enter belongs to the next text. */
+    uint8_t bytes[512];
+    size_t next, n_bytes;
 };
 
 static void find_history(lp_asker *a) {
@@ -50,9 +54,14 @@ lp_asker *lp_asker_new(void) {
         lp_free(a);
         return NULL;
     }
-    a->terminal = lp_terminal_is(0) && lp_terminal_is(1);
+    a->terminal = lp_terminal_is(0) && lp_terminal_is(1) && lp_terminal_raw(true);
+    (void)lp_terminal_raw(false);
     if (a->terminal) find_history(a);
     return a;
+}
+
+bool lp_asker_reads_keys(const lp_asker *asker) {
+    return asker->terminal;
 }
 
 void lp_asker_free(lp_asker *a) {
@@ -144,14 +153,17 @@ static bool ask_terminal(lp_asker *a, lp_str *text, bool *interrupted) {
     (void)lp_print_raw("\x1b[?2004h");
     paint(a, false);
     for (;;) {
-        uint8_t bytes[512];
-        int n = lp_terminal_read(bytes, sizeof bytes, -1);
-        if (n < 0) {
-            leave(a);
-            return false;
+        if (a->next == a->n_bytes) {
+            int n = lp_terminal_read(a->bytes, sizeof a->bytes, -1);
+            if (n < 0) {
+                leave(a);
+                return false;
+            }
+            a->next = 0;
+            a->n_bytes = (size_t)n;
         }
-        for (int i = 0; i < n; i++) {
-            switch (lp_line_feed(a->line, bytes[i])) {
+        while (a->next < a->n_bytes) {
+            switch (lp_line_feed(a->line, a->bytes[a->next++])) {
             case LP_LINE_EDITED:
                 break;
             case LP_LINE_REDRAW:

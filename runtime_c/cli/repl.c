@@ -265,11 +265,15 @@ static lp_code converse(chat *c, lp_error *err) {
 }
 
 static void on_signal(void *user, bool terminate) {
-    (void)user;
+    const lp_asker *asker = user;
     if (terminate) {
         (void)lp_terminal_raw(false);
         _Exit(143);
     }
+    /* At a prompt that reads keys Ctrl-C is one of them, and between two prompts it must not end
+     * the program. Where lines are read it is only this signal: without an answer it means the
+     * program. */
+    if (!lp_answer_running() && asker != NULL && !lp_asker_reads_keys(asker)) _Exit(130);
     lp_answer_interrupt();
 }
 
@@ -277,8 +281,9 @@ lp_code lp_command_chat(lp_app *app, lp_error *err) {
     LP_TRY(lp_app_open_scheduler(app, err));
     chat c = {.app = app, .asker = lp_asker_new()};
     if (c.asker == NULL) return lp_fail(err, LP_ERR_MEMORY, "out of memory");
-    lp_signal_install(on_signal, NULL);
+    lp_signal_install(on_signal, c.asker);
     lp_code code = converse(&c, err);
+    lp_signal_install(on_signal, NULL);
     lp_asker_free(c.asker);
     lp_conversation_free(&c.conversation);
     return code;

@@ -19,8 +19,9 @@ void lp_terminal_restore(void);
 /* Next input bytes in raw mode (UTF-8). Waits up to `seconds` (< 0: no limit). Returns bytes read,
  * 0 on time-out or interrupted by a signal, -1 at the end of input. */
 int lp_terminal_read(void *data, size_t size, double seconds);
-/* Writes all of it; false when the other side is gone (EPIPE). Never stops in the middle of EINTR.
- */
+/* Writes all of it; false when that is not possible. Never stops in the middle of EINTR. */
 bool lp_terminal_write(int fd, lp_str text);
+/* Why writing to standard output failed, in words; NULL: it did not, or its reader went away. */
+const char *lp_terminal_output_problem(void);
 
 #endif

@@ -164,6 +164,12 @@ int lp_terminal_read(void *data, size_t size, double seconds) {
     return got == 0 ? -1 : (int)got;
 }
 
+static const char *output_problem;
+
+const char *lp_terminal_output_problem(void) {
+    return output_problem;
+}
+
 bool lp_terminal_write(int fd, lp_str text) {
     while (text.len > 0) {
         ssize_t done = write(fd, text.data, text.len);
@@ -174,7 +180,11 @@ bool lp_terminal_write(int fd, lp_str text) {
             if (poll(&item, 1, -1) < 0 && errno != EINTR) return false;
             continue;
         }
-        if (done <= 0) return false;
+        if (done <= 0) {
+            bool lost = done < 0 && errno != EPIPE;
+            if (fd == STDOUT_FILENO && lost) output_problem = strerror(errno);
+            return false;
+        }
         text.data += done;
         text.len -= (size_t)done;
     }

@@ -289,13 +289,27 @@ static bool write_console(HANDLE handle, lp_str text) {
     return true;
 }
 
+static const char *output_problem;
+
+const char *lp_terminal_output_problem(void) {
+    return output_problem;
+}
+
+static bool write_failed(int fd) {
+    DWORD reason = GetLastError();
+    bool reader_left = reason == ERROR_BROKEN_PIPE || reason == ERROR_NO_DATA;
+    if (fd == 1 && !reader_left)
+        output_problem = reason == ERROR_DISK_FULL ? "the disk is full" : "the write failed";
+    return false;
+}
+
 bool lp_terminal_write(int fd, lp_str text) {
     HANDLE handle = handle_of(fd);
     if (!handle) return false;
     if (lp_terminal_is(fd)) return write_console(handle, text);
     while (text.len > 0) {
         DWORD part = text.len > 0x10000 ? 0x10000 : (DWORD)text.len, done = 0;
-        if (!WriteFile(handle, text.data, part, &done, NULL) || done == 0) return false;
+        if (!WriteFile(handle, text.data, part, &done, NULL) || done == 0) return write_failed(fd);
         text.data += done;
         text.len -= done;
     }
