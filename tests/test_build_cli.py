@@ -224,6 +224,15 @@ def test_help_everywhere(command: str, run_cli: Cli, capsys: pytest.CaptureFixtu
     assert "--help" in text
 
 
+def test_without_arguments_the_help_is_shown(
+    run_cli: Cli, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_cli() == 2
+    captured = capsys.readouterr()
+    assert "build" in captured.out + captured.err
+    assert "error:" not in captured.err
+
+
 def test_where_outputs_go(tmp_path: Path) -> None:
     out = tmp_path / "chat"
 
@@ -252,9 +261,10 @@ def test_tables_are_read_from_the_runtime(native: Native) -> None:
     families = [ffi.string(lib.lp_arch_at(i)[0]).decode() for i in range(lib.lp_arch_count())]
     assert plan.runtime_architectures() == families
     options = plan.runtime_options()
-    assert options["--temp"] is True
-    assert options["--raw"] is False
-    assert options["-c"] is True
+    assert [(row.kind, row.low, row.high) for row in options["--temp"]] == [("REAL", 0, 100)]
+    assert [row.kind for row in options["--raw"]] == ["FLAG"]
+    assert [row.accepts("-1") for row in options["-c"]] == [False]
+    assert {row.kind for row in options["-p"]} == {"TEXT", "INT"}  # a text, or bench's number
 
 
 # --- what is refused -------------------------------------------------------------------------
@@ -283,6 +293,9 @@ REFUSED: list[tuple[list[str], int, str]] = [
     (["build", "MODEL", "-o", "OUT", "--arg", "--frobnicate 3"], 2, "no option '--frobnicate'"),
     (["build", "MODEL", "-o", "OUT", "--arg", "--temp"], 2, "--temp needs a value"),
     (["build", "MODEL", "-o", "OUT", "--arg", "--raw 1"], 2, "--raw takes no value"),
+    (["build", "MODEL", "-o", "OUT", "--arg", "--temp hot"], 2, "takes a number from 0 to 100"),
+    (["build", "MODEL", "-o", "OUT", "--arg", "-c 2.5"], 2, "takes a whole number from 0"),
+    (["build", "MODEL", "-o", "OUT", "--arg", "--top-p 2"], 2, "takes a number from 0 to 1"),
     (["build", "MODEL", "-o", "OUT", "--name", "a\nb"], 2, "holds a control character"),
     (["build", "MODEL", "-o", "OUT", "--name", "a" * 201], 2, "at most 200"),
     (["build", "MODEL", "-o", "OUT", "--license-file", "MISSING"], 1, "no such file"),
@@ -340,9 +353,8 @@ def test_refused_in_one_line(
     assert captured.out == ""
     lines = captured.err.splitlines()
     assert message in lines[-1]
-    if "Usage:" not in captured.err:
-        assert len(lines) == 1
-        assert lines[0].startswith("error: ")
+    assert len(lines) == 1
+    assert lines[0].startswith("error: ")
     assert "Traceback" not in captured.err
     assert model.read_bytes() == before
     assert names(out.parent) == []

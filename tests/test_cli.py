@@ -72,6 +72,13 @@ def test_same_seed_same_text(packed_smollm2: Path) -> None:
     assert first != run(packed_smollm2, *args, "8").stdout
 
 
+def test_a_number_may_begin_with_its_point(packed_smollm2: Path) -> None:
+    args = ("-p", "Tell a story.", "-n", "8", "--seed", "7", "--temp")
+    assert (
+        run(packed_smollm2, *args, ".5").stdout == run(packed_smollm2, *args, "0.5").stdout != b""
+    )
+
+
 def test_stop_text_ends_the_answer_before_it(packed_smollm2: Path) -> None:
     text = run(packed_smollm2, "-p", QUESTION, "--temp", "0").stdout.decode()
     cut = run(packed_smollm2, "-p", QUESTION, "--temp", "0", "--stop", "Paris").stdout.decode()

@@ -8,7 +8,7 @@ import signal
 import sys
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -233,7 +233,9 @@ def main() -> None:
     if hasattr(signal, "SIGHUP"):
         signal.signal(signal.SIGHUP, _terminate)
     try:
-        app()
+        code = app(standalone_mode=False)
+        if isinstance(code, int) and code:
+            sys.exit(code)
     except LlamapackError as error:
         if error.details and os.environ.get("LLAMAPACK_VERBOSE"):
             console.note(error.details)
@@ -249,3 +251,18 @@ def main() -> None:
     except MemoryError:
         console.note("error: out of memory")
         sys.exit(1)
+    except Exception as error:
+        if not hasattr(error, "format_message"):
+            raise
+        _refuse_call(error)
+
+
+def _refuse_call(error: Any) -> NoReturn:
+    """What the parser of the command line has to say, as one line like every other refusal."""
+    text = str(error.format_message())
+    if not text.startswith("Usage:"):  # without any argument it is the whole help
+        context = getattr(error, "ctx", None)
+        path = context.command_path if context is not None else "llamapack"
+        text = f"error: {' '.join(text.split()).rstrip('.')} (see {path} --help)"
+    console.note(text)
+    sys.exit(2)

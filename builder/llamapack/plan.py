@@ -25,6 +25,10 @@ __all__ = ["Output", "Plan", "make_plan"]
 RUNTIME_ROOM = 8 << 20  # above any runtime with its page and licences
 _MAX_NAME = 200
 _MAX_SYSTEM = 64 << 10
+_OPTION_ROW = re.compile(
+    r'(\w+)_ROW\(\s*(NULL|"(-\w)")\s*,\s*"(--[\w-]+)"\s*,[^,]*,\s*[\w]+\s*,?'
+    r"(?:\s*(-?[\d.e]+)\s*,\s*(-?[\d.e]+)\s*,)?"
+)
 _ARCH_ROW = re.compile(r'\.name\s*=\s*"([a-z0-9_-]+)"')
 
 
@@ -123,20 +127,48 @@ def _check_args(args: Sequence[str]) -> None:
         flag, _, value = arg.partition(" ")
         if known and flag not in known:
             raise UsageError(f"--arg {arg!r}: the runtime has no option {flag!r}")
-        if known and known[flag] != bool(value.strip()):
-            needs = "needs a value" if known[flag] else "takes no value"
-            raise UsageError(f"--arg {arg!r}: {flag} {needs}")
+        if known:
+            _check_value(arg, flag, value.strip(), known[flag])
 
 
-def runtime_options() -> dict[str, bool]:
-    """The options in the runtime's table (runtime_c/cli/options.c): name, has a value."""
+def _check_value(arg: str, flag: str, value: str, rows: "list[_Option]") -> None:
+    takes_value = any(row.kind != "FLAG" for row in rows)
+    if takes_value != bool(value):
+        needs = "needs a value" if takes_value else "takes no value"
+        raise UsageError(f"--arg {arg!r}: {flag} {needs}")
+    if not any(row.accepts(value) for row in rows):
+        row = rows[0]
+        whole = "whole " if row.kind == "INT" else ""
+        raise UsageError(
+            f"--arg {arg!r}: {flag} takes a {whole}number from {row.low:.15g} to {row.high:.15g}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Option:
+    """A row of the runtime's table of options."""
+
+    kind: str  # FLAG, TEXT, LIST, INT or REAL
+    low: float = 0
+    high: float = 0
+
+    def accepts(self, value: str) -> bool:
+        if self.kind not in ("INT", "REAL"):
+            return True
+        digits = r"-?\d+" if self.kind == "INT" else r"(-?\d+(\.\d+)?|\.\d+)([eE][-+]?\d+)?"
+        return bool(re.fullmatch(digits, value)) and self.low <= float(value) <= self.high
+
+
+def runtime_options() -> dict[str, list[_Option]]:
+    """The rows of the runtime's table (runtime_c/cli/options.c) by name, short and long; a name
+    that means one thing to one command and another to the next has several."""
     source = find_tree().root / "runtime_c" / "cli" / "options.c"
-    options: dict[str, bool] = {}
+    options: dict[str, list[_Option]] = {}
     if source.is_file():
-        text = source.read_text(encoding="utf-8")
-        for match in re.finditer(r'(\w+)_ROW\(\s*(NULL|"(-\w)")\s*,\s*"(--[\w-]+)"', text):
+        for match in _OPTION_ROW.finditer(source.read_text(encoding="utf-8")):
+            bounds = (float(match[5]), float(match[6])) if match[5] else ()
             for name in filter(None, (match[3], match[4])):
-                options[name] = options.get(name, False) or match[1] != "FLAG"
+                options.setdefault(name, []).append(_Option(match[1], *bounds))
     return options
 
 

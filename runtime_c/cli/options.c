@@ -202,6 +202,12 @@ static lp_code store(lp_options *options, const row *r, const char *value, lp_er
     }
     case REAL: {
         double number = 0;
+        char with_zero[32]; /* ".5" is how people write it; the parser reads JSON's grammar */
+        if (text.len > 0 && text.data[0] == '.' && text.len < sizeof with_zero - 1) {
+            with_zero[0] = '0';
+            memcpy(with_zero + 1, text.data, text.len);
+            text = (lp_str){with_zero, text.len + 1};
+        }
         if (!lp_parse_f64(text, &number) || number < r->low || number > r->high) {
             return bad_value(r, value, err);
         }
