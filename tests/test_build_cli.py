@@ -45,6 +45,8 @@ def write_model(
     license_name: str = "",
     template: str = "",
     split: int = 0,
+    experts: int = 0,
+    tokenizer: str = "",
     kind: gguf.GGMLQuantizationType | None = None,
 ) -> Path:
     """The smallest file that the builder takes for a model."""
@@ -55,6 +57,10 @@ def write_model(
         writer.add_chat_template(template)
     if split:
         writer.add_uint16("split.count", split)
+    if experts:
+        writer.add_expert_count(experts)
+    if tokenizer:
+        writer.add_tokenizer_model(tokenizer)
     data = np.arange(elements, dtype=np.float32)
     if kind is None:
         writer.add_tensor("token_embd.weight", data)
@@ -283,6 +289,8 @@ REFUSED: list[tuple[list[str], int, str]] = [
     ),
     (["build", "TYPE", "-o", "OUT"], 1, "token_embd.weight has the type IQ1_S, which is not"),
     (["build", "SPLIT", "-o", "OUT"], 1, "one of 3 parts of a split model"),
+    (["build", "EXPERTS", "-o", "OUT"], 1, "a mixture of 8 experts"),
+    (["build", "TOKENIZER", "-o", "OUT"], 1, "the tokenizer 't5' is not supported"),
     (["build", "MODEL", "-o", "FOLDER"], 1, "is a directory; name a file with -o"),
     (["build", "MODEL", "-o", "."], 2, "names no file"),
     (["build", "MODEL", "-o", "MODEL"], 1, "is the model itself"),
@@ -339,10 +347,14 @@ def test_refused_in_one_line(
         "ARCH": tmp_path / "arch.gguf",
         "TYPE": tmp_path / "type.gguf",
         "SPLIT": tmp_path / "split.gguf",
+        "EXPERTS": tmp_path / "experts.gguf",
+        "TOKENIZER": tmp_path / "tokenizer.gguf",
     }
     write_model(places["ARCH"], arch="mamba\x1b9")
     write_model(places["TYPE"], kind=gguf.GGMLQuantizationType.IQ1_S)
     write_model(places["SPLIT"], split=3)
+    write_model(places["EXPERTS"], experts=8)
+    write_model(places["TOKENIZER"], tokenizer="t5")
     before = model.read_bytes()
     ready = []
     for arg in args:

@@ -110,6 +110,9 @@ def run_node(command: list[str], work: Path, failure: str, node: str | None = No
     environment["PATH"] = os.pathsep.join((folder, environment.get("PATH", "")))
     for name in ("NODE_ENV", "NODE_OPTIONS"):
         environment.pop(name, None)  # either could change what is built
+    # Behind a proxy that has a certificate of its own, pip works with the system's and npm would
+    # not: Node trusts only those it brings, unless told so.
+    environment.setdefault("NODE_USE_SYSTEM_CA", "1")
     done = subprocess.run(
         command,
         cwd=work,

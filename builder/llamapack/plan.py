@@ -25,6 +25,7 @@ __all__ = ["Output", "Plan", "make_plan"]
 RUNTIME_ROOM = 8 << 20  # above any runtime with its page and licences
 _MAX_NAME = 200
 _MAX_SYSTEM = 64 << 10
+_TOKENIZERS = ("gpt2", "llama")  # runtime_c/model/vocab.c
 _OPTION_ROW = re.compile(
     r'(\w+)_ROW\(\s*(NULL|"(-\w)")\s*,\s*"(--[\w-]+)"\s*,[^,]*,\s*[\w]+\s*,?'
     r"(?:\s*(-?[\d.e]+)\s*,\s*(-?[\d.e]+)\s*,)?"
@@ -212,6 +213,17 @@ def _check_model(model: Model) -> None:
         raise LlamapackError(
             f"{model.path}: one of {parts} parts of a split model; join them first "
             "(llama-gguf-split --merge)"
+        )
+    experts = gguf.number(f"{gguf.architecture}.expert_count")
+    if experts:
+        raise LlamapackError(
+            f"{model.path}: a mixture of {experts} experts, which is not supported yet"
+        )
+    tokenizer = gguf.text("tokenizer.ggml.model")
+    if tokenizer and tokenizer not in _TOKENIZERS:
+        raise LlamapackError(
+            f"{model.path}: the tokenizer '{tokenizer[:60]}' is not supported "
+            f"(these are: {', '.join(_TOKENIZERS)})"
         )
     if not gguf.tensors:
         raise LlamapackError(f"{model.path}: holds a vocabulary but no weights")
