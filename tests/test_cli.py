@@ -456,6 +456,27 @@ def test_a_paste_of_many_lines_is_one_message(terminal: Terminal) -> None:
     assert t.wait() == 0
 
 
+def test_a_text_taller_than_the_terminal_is_painted_around_the_cursor(terminal: Terminal) -> None:
+    """Every key repaints: rows that have scrolled away must not be written once more each time."""
+    t = terminal
+    t.expect("\x1b[2C")
+    lines = [f"line {i}" for i in range(60)]
+    t.send("\x1b[200~" + "\n".join(lines) + "\x1b[201~")
+    t.expect("line 59")
+    t.send("!")
+    came = t.expect("line 59!")
+    assert [int(n) for n in re.findall(r"line (\d+)", came)] == list(range(36, 59))
+    t.send("\x1b[A" * 59)  # to the first line
+    t.expect("line 0\x1b[K")
+    t.send("\x15/undo \x1b[B\x1b[B")
+    t.expect("/undo")
+    t.send("\r")  # all of it stands above the answer, once
+    came = t.expect("\x1b[?2004l")
+    assert came.rsplit("\x1b[36m>", 1)[1].count("\r\n") == 59
+    t.send("\x03")
+    t.send("\x04")
+
+
 def test_what_was_typed_ahead_is_not_lost(terminal: Terminal) -> None:
     """Also what a terminal without bracketed paste sends: several lines in one go."""
     t = terminal

@@ -1,7 +1,9 @@
 /* prompt.c - reads keys in raw mode and keeps the edited text on the screen.
  *
- * Painting: go up to the first row painted last time, clear downwards, write all rows with our own
- * wrapping one column before the terminal's (so it never wraps itself), go back to the cursor.
+ * Painting: go up to the first row painted last time, write all rows over it with our own wrapping
+ * one column before the terminal's (so it never wraps itself), clear what stood to the right and
+ * below, go back to the cursor. Clearing first would flicker, and some terminals keep a screen that
+ * is cleared from its top.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "cli/prompt.h"
 
@@ -87,51 +89,80 @@ typedef struct place {
     size_t row, column;
 } place;
 
-/* Adds one character to the painting, wrapped. */
-static void paint_character(lp_buf *out, place *p, lp_str character, size_t width) {
+/* A painting under way: rows outside first..last are counted and not written. */
+typedef struct canvas {
+    lp_buf *out; /* NULL: only counts */
+    place at;
+    size_t width, first, last;
+} canvas;
+
+static void break_row(canvas *c, size_t indent) {
+    c->at = (place){c->at.row + 1, indent};
+    if (c->out == NULL || c->at.row < c->first || c->at.row > c->last) return;
+    if (c->at.row > c->first) lp_buf_add_text(c->out, "\x1b[K\r\n");
+    if (indent > 0) lp_buf_add_text(c->out, "  ");
+}
+
+/* Adds one character, wrapped. */
+static void paint_character(canvas *c, lp_str character) {
     if (lp_str_is(character, "\n")) {
-        lp_buf_add_text(out, "\r\n  ");
-        *p = (place){p->row + 1, INDENT};
+        break_row(c, INDENT);
         return;
     }
     bool tab = lp_str_is(character, "\t");
     size_t columns = tab ? TAB : lp_line_columns(character);
-    if (p->column + columns > width) {
-        lp_buf_add_text(out, "\r\n");
-        *p = (place){p->row + 1, 0};
-    }
+    if (c->at.column + columns > c->width) break_row(c, 0);
+    c->at.column += columns;
+    if (c->out == NULL || c->at.row < c->first || c->at.row > c->last) return;
     if (tab) {
-        lp_buf_add_text(out, "    ");
+        lp_buf_add_text(c->out, "    ");
     } else {
-        lp_utf8_add_printable(out, character);
+        lp_utf8_add_printable(c->out, character);
     }
-    p->column += columns;
 }
 
-static void paint(lp_asker *a, bool cursor_at_end) {
-    lp_buf out;
-    lp_buf_init(&out, 0);
-    size_t width = (size_t)lp_terminal_columns() - 1;
-    if (width < 8) width = 8;
-    lp_str text = lp_line_text(a->line);
-    size_t cursor = cursor_at_end ? text.len : lp_line_cursor(a->line);
-    if (a->cursor_row > 0) lp_buf_add_format(&out, "\x1b[%zuA", a->cursor_row);
-    lp_buf_add_format(&out, "\r\x1b[J%s%s>%s ", lp_style_code(LP_STYLE_BOLD),
-                      lp_style_code(LP_STYLE_ACCENT), lp_style_code(LP_STYLE_NONE));
-    place end = {0, INDENT};
-    place at = end;
+/* Adds the text behind the sign of the prompt; returns where its byte `cursor` stands. */
+static place paint_text(canvas *c, lp_str text, size_t cursor) {
+    c->at = (place){0, INDENT};
+    place found = c->at;
     for (size_t i = 0; i < text.len;) {
-        if (i == cursor) at = end;
+        if (i == cursor) found = c->at;
         uint32_t code_point = 0;
         bool ok = false;
         size_t used = lp_utf8_decode(text.data + i, text.len - i, &code_point, &ok);
-        paint_character(&out, &end, lp_str_slice(text, i, i + used), width);
+        paint_character(c, lp_str_slice(text, i, i + used));
         i += used;
     }
-    if (cursor >= text.len) at = end;
-    if (end.row > at.row) lp_buf_add_format(&out, "\x1b[%zuA", end.row - at.row);
+    return cursor >= text.len ? c->at : found;
+}
+
+/* A text taller than the terminal shows the rows around the cursor: what has scrolled away cannot
+ * be painted over. When it is done, all of it is written, once. */
+static void paint(lp_asker *a, bool done) {
+    lp_buf out;
+    lp_buf_init(&out, 0);
+    size_t width = (size_t)lp_terminal_columns() - 1;
+    size_t height = (size_t)lp_terminal_rows();
+    if (width < 8) width = 8;
+    lp_str text = lp_line_text(a->line);
+    size_t cursor = done ? text.len : lp_line_cursor(a->line);
+    canvas c = {.width = width};
+    place at = paint_text(&c, text, cursor);
+    c.first = !done && at.row >= height ? at.row - height + 1 : 0;
+    c.last = done ? c.at.row : c.first + height - 1;
+    if (a->cursor_row > 0) lp_buf_add_format(&out, "\x1b[%zuA", a->cursor_row);
+    lp_buf_add_char(&out, '\r');
+    if (c.first == 0) {
+        lp_buf_add_format(&out, "%s%s>%s ", lp_style_code(LP_STYLE_BOLD),
+                          lp_style_code(LP_STYLE_ACCENT), lp_style_code(LP_STYLE_NONE));
+    }
+    c.out = &out;
+    (void)paint_text(&c, text, cursor);
+    lp_buf_add_text(&out, "\x1b[J");
+    size_t bottom = c.at.row < c.last ? c.at.row : c.last;
+    if (bottom > at.row) lp_buf_add_format(&out, "\x1b[%zuA", bottom - at.row);
     lp_buf_add_format(&out, "\r\x1b[%zuC", at.column);
-    a->cursor_row = at.row;
+    a->cursor_row = at.row - c.first;
     (void)lp_print_raw(out.failed ? "" : out.data);
     lp_buf_free(&out);
 }

@@ -30,11 +30,11 @@ typedef struct start {
 static void on_listening(void *user, const char *url) {
     const start *s = user;
     lp_print_status("%s is ready at %s", lp_app_name(s->app), url);
-    lp_print_status(s->browser ? "The page opens in your browser. Press Ctrl-C here to quit."
-                               : "Press Ctrl-C to quit.");
-    if (s->browser && !lp_browser_open(url)) {
-        lp_print_note("no browser could be opened; open %s yourself", url);
-    }
+    bool opens = s->browser && lp_browser_open(url);
+    if (s->browser && !opens)
+        lp_print_note("no browser could be opened; open %s in one yourself", url);
+    lp_print_status(opens ? "The page opens in your browser. Press Ctrl-C here to quit."
+                          : "Press Ctrl-C to quit.");
 }
 
 /* Name and identity of what runs, so that a second start finds the first. */

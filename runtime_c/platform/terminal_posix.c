@@ -50,13 +50,22 @@ void lp_terminal_prepare(void) {
     signal(SIGPIPE, SIG_IGN);
 }
 
-int lp_terminal_columns(void) {
+static struct winsize window(void) {
     static const int files[] = {STDOUT_FILENO, STDERR_FILENO, STDIN_FILENO};
     for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
         struct winsize size;
-        if (ioctl(files[i], TIOCGWINSZ, &size) == 0 && size.ws_col > 0) return size.ws_col;
+        if (ioctl(files[i], TIOCGWINSZ, &size) == 0 && size.ws_col > 0) return size;
     }
-    return 80;
+    return (struct winsize){.ws_row = 24, .ws_col = 80};
+}
+
+int lp_terminal_columns(void) {
+    return window().ws_col;
+}
+
+int lp_terminal_rows(void) {
+    int rows = window().ws_row;
+    return rows > 0 ? rows : 24;
 }
 
 void lp_terminal_restore(void) {

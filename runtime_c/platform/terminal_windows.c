@@ -84,16 +84,32 @@ void lp_terminal_prepare(void) {
     atexit(restore_output);
 }
 
-int lp_terminal_columns(void) {
+static void window(int *columns, int *rows) {
+    *columns = 80;
+    *rows = 24;
     for (int fd = 1; fd <= 2; fd++) {
         CONSOLE_SCREEN_BUFFER_INFO info;
         HANDLE handle = handle_of(fd);
-        if (handle && GetConsoleScreenBufferInfo(handle, &info)) {
-            int columns = info.srWindow.Right - info.srWindow.Left + 1;
-            if (columns > 0) return columns;
-        }
+        if (!handle || !GetConsoleScreenBufferInfo(handle, &info)) continue;
+        int wide = info.srWindow.Right - info.srWindow.Left + 1;
+        int high = info.srWindow.Bottom - info.srWindow.Top + 1;
+        if (wide <= 0 || high <= 0) continue;
+        *columns = wide;
+        *rows = high;
+        return;
     }
-    return 80;
+}
+
+int lp_terminal_columns(void) {
+    int columns, rows;
+    window(&columns, &rows);
+    return columns;
+}
+
+int lp_terminal_rows(void) {
+    int columns, rows;
+    window(&columns, &rows);
+    return rows;
 }
 
 void lp_terminal_restore(void) {
