@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import gguf
 import pytest
 import tiny_model
 
@@ -197,10 +198,31 @@ def test_files_that_are_not_there_or_not_models(packed_smollm2: Path, tmp_path: 
     assert "directory" in one_line_error(run(packed_smollm2, "-m", str(tmp_path), "-p", "x"), 1)
 
 
-def test_a_model_too_large_for_memory_is_said(packed_smollm2: Path) -> None:
+def test_a_context_too_large_for_memory_is_said(packed_smollm2: Path) -> None:
     error = one_line_error(run(packed_smollm2, "-p", "x", "-c", "1000000000"), 1)
     assert "MiB" in error
     assert "-c" in error
+
+
+def test_a_model_too_large_for_memory_is_said(packed_smollm2: Path, tmp_path: Path) -> None:
+    """Its embedding is made the last tensor of a sparse file, with 64 GiB of rows."""
+    from tiny_model import Shape, build
+
+    path = tmp_path / "huge.gguf"
+    small = Shape(n_layer=1, n_embd=4096, n_head=2, n_kv=1, key_len=128, n_ff=256)
+    raw = bytearray(build("qwen3", "F32", shape=small).save(path).read_bytes())
+    data = gguf.GGUFReader(path).data_offset
+    end = -(-(len(raw) - data) // 32) * 32
+    row = raw.index(b"token_embd.weight") + len("token_embd.weight") + 4
+    width, rows = struct.unpack_from("<2Q", raw, row)[0], 1 << 22
+    struct.pack_into("<2QIQ", raw, row, width, rows, 0, end)
+    with path.open("wb") as file:
+        file.write(raw)
+        file.truncate(data + end + width * rows * 4)
+    if os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") > 64 << 30:
+        pytest.skip("optional: this machine's memory holds it")
+    error = one_line_error(run(packed_smollm2, "-m", str(path), "-p", "x"), 1)
+    assert re.search(r"the model needs \d{5} MiB of memory and this machine has \d+ MiB", error)
 
 
 def test_50_truncations_of_a_real_model(
