@@ -70,7 +70,14 @@ typedef struct lp_matmul {
  * Position p of the sequence lies in block table[p / block_len], slot p % block_len. A slot's
  * vector for this kv head starts at base + (block * block_len + slot) * slot_bytes + head_offset.
  */
-typedef enum lp_kv_type { LP_KV_F16 = 0, LP_KV_F32 = 1 } lp_kv_type;
+typedef enum lp_kv_type {
+    LP_KV_F16 = 0,
+    LP_KV_F32 = 1,
+    LP_KV_Q8_0 = 2 /* blocks as the weight type's, of 32 values of one head */
+} lp_kv_type;
+
+/* Bytes of n values in the cache; LP_KV_Q8_0: n is a multiple of 32, as are head sizes then. */
+size_t lp_kv_bytes(lp_kv_type type, size_t n);
 
 typedef struct lp_attention {
     lp_kv_type kv_type;

@@ -50,6 +50,17 @@ lp_act_kind lp_act_kind_for(uint32_t type, lp_act_mode mode) {
     }
 }
 
+size_t lp_kv_bytes(lp_kv_type type, size_t n) {
+    switch (type) {
+    case LP_KV_F16:
+        return n * sizeof(uint16_t);
+    case LP_KV_Q8_0:
+        return n / 32 * sizeof(lp_q8_0);
+    default:
+        return n * sizeof(float);
+    }
+}
+
 /* Whole lines of 64 bytes, an odd number of them. */
 static size_t padded_row(size_t bytes) {
     return ((bytes + 63) / 64 | 1) * 64;
@@ -380,6 +391,10 @@ static float kv_value(lp_kv_type type, const uint8_t *vector, size_t i) {
         memcpy(&half, vector + 2 * i, sizeof half);
         return lp_f16_to_f32(half);
     }
+    if (type == LP_KV_Q8_0) {
+        const lp_q8_0 *block = (const lp_q8_0 *)(const void *)vector + i / 32;
+        return half_value(block->d) * (float)block->qs[i % 32];
+    }
     float value;
     memcpy(&value, vector + 4 * i, sizeof value);
     return value;
@@ -460,7 +475,12 @@ static void store_kv(lp_kv_type type, const float *x, void *out, size_t n) {
         memcpy(out, x, n * sizeof(float));
         return;
     }
-    for (size_t i = 0; i < n; i++) {
+    for (size_t b = 0; type == LP_KV_Q8_0 && b < n / 32; b++) {
+        lp_q8_0 *block = (lp_q8_0 *)out + b;
+        uint16_t half = lp_f32_to_f16(quantize(x + 32 * b, block->qs, 32));
+        memcpy(&block->d, &half, sizeof half);
+    }
+    for (size_t i = 0; type == LP_KV_F16 && i < n; i++) {
         uint16_t half = lp_f32_to_f16(x[i]);
         memcpy((uint8_t *)out + 2 * i, &half, sizeof half);
     }

@@ -251,25 +251,39 @@ def test_no_read_past_the_end(lib: Any, ffi: Any, name: str) -> None:
 # --- attention -------------------------------------------------------------------------------
 
 
+def q8_0(x: cases.F32) -> cases.U8:
+    """By the gguf package."""
+    from gguf import GGMLQuantizationType
+    from gguf.quants import quantize
+
+    return np.asarray(quantize(x, GGMLQuantizationType.Q8_0), np.uint8)
+
+
 class Attention:
     """A cache of one sequence in shuffled blocks; what no position owns is NaN."""
 
     def __init__(self, lib: Any, ffi: Any, kv: str, dims: tuple[int, int], cap: float) -> None:
         self.lib, self.ffi, self.dims, self.cap = lib, ffi, dims, cap
         rng = np.random.default_rng([*dims, len(kv)])
-        self.kv = {"f16": lib.LP_KV_F16, "f32": lib.LP_KV_F32}[kv]
-        kind = np.float16 if kv == "f16" else np.float32
+        self.kv = {"f16": lib.LP_KV_F16, "f32": lib.LP_KV_F32, "q8_0": lib.LP_KV_Q8_0}[kv]
+        kind = {"f16": np.float16, "f32": np.float32, "q8_0": np.uint8}[kv]
         self.n, block = 200, 16
         table = rng.permutation(16)[:13].astype(np.int32)
-        self.keys = rng.standard_normal((self.n, dims[0])).astype(kind)
-        self.values = rng.standard_normal((self.n, dims[1])).astype(kind)
+        stored = []
+        for dim in dims:
+            vectors = rng.standard_normal((self.n, dim)).astype(np.float32)
+            stored.append(q8_0(vectors) if kv == "q8_0" else vectors.astype(kind))
+        self.keys, self.values = (
+            cases.dequantized(cases.BY_NAME["Q8_0"], v) if kv == "q8_0" else v for v in stored
+        )
         self.queries = (rng.standard_normal((45, dims[0])) * 2).astype(np.float32)
         self.last = np.sort(rng.integers(0, self.n, 45))
         self.first = np.maximum(0, self.last - rng.choice([0, 20, 70, 999], 45))
         slots = table[np.arange(self.n) // block] * block + np.arange(self.n) % block
         self.caches = []
-        for vectors, before in ((self.keys, 3), (self.values, 5)):
-            cache = np.full((16 * block, before + vectors.shape[1] + 2), np.nan, kind)
+        for vectors, before in zip(stored, (3, 5), strict=True):
+            unused = 0xFE if kv == "q8_0" else np.nan
+            cache = np.full((16 * block, before + vectors.shape[1] + 2), unused, kind)
             cache[slots, before : before + vectors.shape[1]] = vectors
             self.caches.append(cache)
         size = np.dtype(kind).itemsize
@@ -335,8 +349,11 @@ class Attention:
 
 
 @pytest.mark.parametrize("cap", [0.0, 5.0])
-@pytest.mark.parametrize("kv", ["f16", "f32"])
-@pytest.mark.parametrize("dims", [(64, 64), (256, 256), (20, 12), (128, 96)])
+@pytest.mark.parametrize(
+    ("dims", "kv"),
+    [(d, kv) for d in [(64, 64), (256, 256), (20, 12), (128, 96)] for kv in ("f16", "f32")]
+    + [((64, 64), "q8_0"), ((128, 96), "q8_0")],
+)
 def test_attention(lib: Any, ffi: Any, dims: tuple[int, int], kv: str, cap: float) -> None:
     case = Attention(lib, ffi, kv, dims, cap)
     expected = case.expected()
@@ -348,8 +365,28 @@ def test_attention(lib: Any, ffi: Any, dims: tuple[int, int], kv: str, cap: floa
             assert np.array_equal(case.together(level, queries), alone), cases.name_of(ffi, level)
 
 
+def test_store_kv_of_bytes(lib: Any, ffi: Any) -> None:
+    """The nearest multiples of 1/127 of a block's largest value; the same bytes on every level."""
+    rng = np.random.default_rng(13)
+    x = (rng.standard_normal((8, 32)) * 10.0 ** rng.integers(-3, 4, (8, 1))).astype(np.float32)
+    x[3] = 0
+    levels = cases.levels(lib)
+    stored = []
+    for level in levels:
+        out = np.zeros((8, 34), np.uint8)
+        level.store_kv(
+            lib.LP_KV_Q8_0, ffi.from_buffer("float[]", x), ffi.from_buffer(out), x.size
+        )
+        stored.append(out)
+        assert np.array_equal(out, stored[0]), cases.name_of(ffi, level)
+    values = cases.dequantized(cases.BY_NAME["Q8_0"], stored[0])
+    step = np.abs(x).max(axis=1, keepdims=True) / 127
+    assert (np.abs(values - x) <= step * (0.5 + 127 * 2.0**-11)).all()
+    assert lib.lp_kv_bytes(lib.LP_KV_Q8_0, 256) == 8 * 34
+
+
 @pytest.mark.parametrize("kv", ["f16", "f32"])
-def test_store_kv(lib: Any, ffi: Any, kv: str) -> None:
+def test_store_kv_of_floats(lib: Any, ffi: Any, kv: str) -> None:
     rng = np.random.default_rng(12)
     kind = np.float16 if kv == "f16" else np.float32
     code = lib.LP_KV_F16 if kv == "f16" else lib.LP_KV_F32
