@@ -37,7 +37,7 @@ static void answer(lp_engine *engine, const lp_vocab *vocab, const lp_ids *ids) 
                             .on_text = ignore_text,
                             .on_finish = ignore_finish};
     lp_sampling_default(&params.sampling);
-    if (lp_scheduler_open(&scheduler, engine, vocab, NULL) != LP_OK) return;
+    if (lp_scheduler_open(&scheduler, engine, vocab, NULL, NULL) != LP_OK) return;
     if (lp_scheduler_submit(scheduler, &params, &job, NULL) == LP_OK) {
         bool busy = true;
         while (busy && lp_scheduler_step(scheduler, &busy, NULL) == LP_OK) continue;
