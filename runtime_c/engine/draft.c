@@ -1,21 +1,21 @@
 /* draft.c - see draft.h. Costs are kept in units of a one-row step, and the unit apart from them:
  * when another program takes half of the processor all steps take twice as long, the unit follows
  * at once and the costs stay. A line is drawn through the measured row counts next to the one asked
- * for; beyond them each row is assumed to cost ASSUMED.
+ * for; beyond them a row is assumed to cost what rows cost so far, and at most ASSUMED.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "engine/draft.h"
 
-/* A cost is trusted for PATIENCE steps times the number of its measurements, at most LONGEST: a
- * wrong first impression does not last, and what proved dear again and again is tried seldom: 16
- * times in the first 8700 steps, then once in 1024. */
-enum { PATIENCE = 64, LONGEST = 1024, SETTLED = 4 };
+/* A cost measured n times is trusted for PATIENCE * n * n steps, at most LONGEST: a wrong first
+ * impression (a first time includes touching new memory) does not last, and what proved dear again
+ * and again is tried seldom: 11 times in the first 4000 steps, then once in 1024. */
+enum { PATIENCE = 8, LONGEST = 1024, MOST_SEEN = 12, SETTLED = 4 };
 static const double ASSUMED = 0.1;
 /* Guesses must promise this much: estimates err, and those that look best err upwards. */
 static const double MARGIN = 1.05;
 
 static bool trusted(const lp_draft_costs *c, size_t rows) {
     if (rows == 1) return true;
-    uint32_t patience = c->measured[rows] * (uint32_t)PATIENCE;
+    uint32_t patience = c->measured[rows] * c->measured[rows] * PATIENCE;
     if (patience > LONGEST) patience = LONGEST;
     return c->measured[rows] > 0 && c->steps - c->last[rows] <= patience;
 }
@@ -32,21 +32,19 @@ void lp_draft_measured(lp_draft_costs *costs, size_t rows, double seconds) {
     if (c->unit <= 0) c->unit = seconds / (1 + ASSUMED * (double)(rows - 1));
     uint32_t seen = c->measured[rows];
     if (rows > 1) {
-        double sample = seconds / c->unit, known = lp_draft_cost(c, rows), weight = 1.0 / 16;
-        if (seen < SETTLED || !trusted(c, rows)) {
-            /* A first time includes touching new memory: what was assumed counts as much. */
-            if (seen) known = c->cost[rows];
-            weight = 1.0 / (2.0 + (double)(seen < SETTLED ? seen : 0));
-        } else {
-            sample = limit(sample, known * 0.75, known * 1.25);
-        }
-        c->cost[rows] = known + (sample - known) * weight;
+        double sample = seconds / c->unit, known = seen ? c->cost[rows] : sample;
+        double close = limit(sample, known * 0.75, known * 1.25);
+        /* Not what it was long ago: begin anew. */
+        if (!trusted(c, rows) && (sample < close || sample > close)) seen = 0;
+        if (seen == 0) known = sample;
+        c->cost[rows] = seen < SETTLED ? known + (sample - known) / (1.0 + (double)seen)
+                                       : known + (close - known) / 16;
     }
     if (rows == 1 || seen >= SETTLED) {
         double sample = limit(seconds / c->cost[rows], 0, c->unit * 2); /* an interruption */
         c->unit += (sample - c->unit) * 0.25;
     }
-    if (seen < LONGEST / PATIENCE) c->measured[rows]++;
+    c->measured[rows] = seen < MOST_SEEN ? seen + 1 : seen;
     c->last[rows] = c->steps;
 }
 
@@ -58,7 +56,10 @@ double lp_draft_cost(const lp_draft_costs *costs, size_t rows) {
     while (high <= LP_DRAFT_ROWS && !trusted(c, high)) high++;
     if (low == high) return c->cost[low];
     double beyond = (double)(rows - low);
-    if (high > LP_DRAFT_ROWS) return c->cost[low] + ASSUMED * beyond;
+    if (high > LP_DRAFT_ROWS) {
+        double each = low > 1 ? (c->cost[low] - 1) / (double)(low - 1) : ASSUMED;
+        return c->cost[low] + limit(each, 0, ASSUMED) * beyond;
+    }
     return c->cost[low] + (c->cost[high] - c->cost[low]) * beyond / (double)(high - low);
 }
 
