@@ -307,6 +307,28 @@ def told(session: Session, prompt: list[int], **options: Any) -> Job:
     return job
 
 
+def counted(prompt: list[int], job: Job, limit: int = 40, end: int = -1) -> tuple[int, int]:
+    """Guessed and accepted tokens of an answer, by going through it as the scheduler should.
+
+    A guess ends before an end token and before the last token that may be said."""
+    answer = job.answer + ([end] if job.finish == END else [])
+    at, drafted, accepted = 1, 0, 0
+    while at < len(answer):
+        text = prompt + answer[:at]
+        match, place = longest(text)
+        guess = continuation(text, place, min(DRAFT, limit - at - 1)) if match else []
+        if end in guess:
+            guess = guess[: guess.index(end)]
+        drafted += len(guess)
+        right = 0
+        while right < len(guess) and answer[at : at + right + 1] == guess[: right + 1]:
+            right += 1
+        right = min(right, len(answer) - at - 1)  # the last one said is not evaluated
+        accepted += right
+        at += 1 + right
+    return drafted, accepted
+
+
 def prompts(session: Session) -> list[list[int]]:
     said = ["Once upon a time", "The", "one two three " * 5, "France is Paris. " * 3]
     return [session.tokenize(text) for text in said]
@@ -334,6 +356,8 @@ def test_same_tokens_for_every_seed(
         assert outcome(job) == outcome(want)
         assert [len(p) for p in job.pieces] == [len(p) for p in want.pieces]
         assert guessing.length() == plain.length()
+        counts = job.stats.drafted_tokens, job.stats.accepted_tokens
+        assert counts == counted(prompt, job)
         accepted += job.stats.accepted_tokens
         rejected += job.stats.drafted_tokens - job.stats.accepted_tokens
         assert want.stats.drafted_tokens == 0
@@ -388,6 +412,8 @@ def test_every_number_of_tokens(plain: Session, guessing: Session) -> None:
     for n in range(1, 60):
         job = told(guessing, prompt, max_tokens=n)
         assert (job.answer, job.finish) == (answer[:n], LENGTH)
+        counts = job.stats.drafted_tokens, job.stats.accepted_tokens
+        assert counts == counted(prompt, job, limit=n)
         assert guessing.length() == len(prompt) + n - 1, "one token is never evaluated"
 
 
@@ -433,6 +459,8 @@ def test_end_tokens(native: Any, path: Path, guessing: Session) -> None:
             at = answer.index(token)
             assert (job.answer, job.ends) == (answer[:at], [(END, None)])
             assert s.length() == len(prompt) + at
+            counts = job.stats.drafted_tokens, job.stats.accepted_tokens
+            assert counts == counted(prompt, job, end=token)
 
 
 def test_stopped_by_who_listens(plain: Session, guessing: Session) -> None:
