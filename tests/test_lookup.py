@@ -234,7 +234,7 @@ def test_follows_the_machine(native: Any) -> None:
     assert costs.choose(chances) == 0, "nothing is known yet"
     assert costs.cost(1) == 0
     costs.measured(1, 1.0)
-    assert costs.choose(chances) > 4, "what was never measured is tried"
+    assert costs.choose(chances) == 1, "what was never measured is tried, carefully"
     assert costs.choose(unlikely) == 0
     # Each row costs as much as a step: tried less and less often.
     dear = [tries(costs, chances, 500, float) for _ in range(6)]
@@ -565,6 +565,15 @@ def test_the_executable_says_the_same(packed_smollm2: Path) -> None:
     refused = subprocess.run(wrong, capture_output=True, text=True, check=False)
     assert refused.returncode == 2
     assert "--draft takes a whole number from 0 to 64" in refused.stderr
+
+
+def test_the_chat_counts(packed_smollm2: Path) -> None:
+    said = f"{TASK}\n/stats\n/exit\n".replace("\n\n", " ")
+    words = [str(packed_smollm2), "chat", "--temp", "0", "-n", "32"]
+    chat = subprocess.run(words, input=said, capture_output=True, text=True, check=True)
+    (line,) = [line for line in chat.stdout.splitlines() if line.startswith("lookup ")]
+    guessed, right = (int(word) for word in line.split() if word.isdigit())
+    assert guessed >= right > 0
 
 
 def test_the_server_counts(packed_smollm2: Path) -> None:

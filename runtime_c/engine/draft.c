@@ -7,11 +7,11 @@
 
 /* A cost measured n times is trusted for PATIENCE * n * n steps, at most LONGEST: a wrong first
  * impression (a first time includes touching new memory) does not last, and what proved dear again
- * and again is tried seldom: 11 times in the first 4000 steps, then once in 1024. */
-enum { PATIENCE = 8, LONGEST = 1024, MOST_SEEN = 12, SETTLED = 4 };
+ * and again is tried seldom: 8 times in the first 2300 steps, then once in 1024. */
+enum { PATIENCE = 16, LONGEST = 1024, MOST_SEEN = 8, SETTLED = 4 };
 static const double ASSUMED = 0.1;
 /* Guesses must promise this much: estimates err, and those that look best err upwards. */
-static const double MARGIN = 1.05;
+static const double MARGIN = 1.08;
 
 static bool trusted(const lp_draft_costs *c, size_t rows) {
     if (rows == 1) return true;
@@ -63,13 +63,20 @@ double lp_draft_cost(const lp_draft_costs *costs, size_t rows) {
     return c->cost[low] + (c->cost[high] - c->cost[low]) * beyond / (double)(high - low);
 }
 
+/* The most rows to try: from what is known on it goes up by steps, so a dear try is a small one. */
+static size_t most_rows(const lp_draft_costs *c, size_t rows) {
+    size_t known = LP_DRAFT_ROWS;
+    while (known > rows && !trusted(c, known)) known--;
+    return known == rows ? rows + 1 : 2 * known;
+}
+
 size_t lp_draft_choose(const lp_draft_costs *costs, size_t rows, const double *chances, size_t n,
                        double slower) {
     double plain = lp_draft_cost(costs, rows), tokens = (double)rows;
     if (plain <= 0) return 0;
     double best = MARGIN * tokens / plain;
-    size_t choice = 0;
-    for (size_t i = 0; i < n && rows + i + 1 <= LP_DRAFT_ROWS; i++) {
+    size_t choice = 0, most = most_rows(costs, rows);
+    for (size_t i = 0; i < n && rows + i + 1 <= most && rows + i + 1 <= LP_DRAFT_ROWS; i++) {
         double cost = lp_draft_cost(costs, rows + i + 1);
         tokens += chances[i];
         if (cost > slower * plain || tokens / cost <= best) continue;
