@@ -29,6 +29,8 @@
 #include "model/model.h"
 #include "engine/engine.h"
 #include "engine/sampler.h"
+#include "engine/draft.h"
+#include "engine/lookup.h"
 #include "engine/scheduler.h"
 #include "chat/chat.h"
 #include "chat/reasoning.h"

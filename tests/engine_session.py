@@ -46,6 +46,8 @@ class Session:
         act: int = INT8,
         kv: int | None = None,
         cpu: str | None = None,
+        draft: int = 0,
+        draft_always: bool = True,
     ) -> None:
         self.ffi, self.lib = native.ffi, native.lib
         self.err = self.ffi.new("lp_error *")
@@ -56,6 +58,7 @@ class Session:
         self.vocab: Any = None
         self.scheduler: Any = None
         self.map: Any = None
+        self.draft = {"most": draft, "always": draft_always}
         try:
             self._open_model(model)
             kv = int(self.lib.lp_engine_kv_type_for(act)) if kv is None else kv
@@ -64,7 +67,7 @@ class Session:
                 "n_ctx": n_ctx,
                 "n_seq": n_seq,
                 "n_batch": n_batch,
-                "n_logit_rows": n_logit_rows,
+                "n_logit_rows": n_logit_rows or n_seq + draft,
                 "n_threads": threads,
                 "act": act,
                 "kv_type": kv,
@@ -141,7 +144,11 @@ class Session:
     def open_scheduler(self) -> Any:
         if self.scheduler is None:
             self.scheduler = self._make(
-                "lp_scheduler", self.lib.lp_scheduler_open, self.engine, self.open_vocab()
+                "lp_scheduler",
+                self.lib.lp_scheduler_open,
+                self.engine,
+                self.open_vocab(),
+                self.ffi.new("lp_draft_params *", self.draft),
             )
         return self.scheduler
 

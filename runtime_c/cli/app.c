@@ -359,8 +359,13 @@ lp_code lp_app_open_engine(lp_app *app, size_t n_seq, size_t n_logit_rows, size_
 lp_code lp_app_open_scheduler(lp_app *app, lp_error *err) {
     if (app->scheduler != NULL) return LP_OK;
     LP_TRY(lp_app_open_chat(app, err));
-    LP_TRY(lp_app_open_engine(app, 1, 0, 0, err));
-    return lp_scheduler_open(&app->scheduler, app->engine, app->vocab, err);
+    lp_draft_params draft = lp_app_draft(app);
+    LP_TRY(lp_app_open_engine(app, 1, 1 + draft.most, 0, err));
+    return lp_scheduler_open(&app->scheduler, app->engine, app->vocab, &draft, err);
+}
+
+lp_draft_params lp_app_draft(const lp_app *app) {
+    return (lp_draft_params){.most = (size_t)app->options.draft};
 }
 
 lp_sampling lp_app_sampling(const lp_app *app) {

@@ -50,6 +50,7 @@ lp_code lp_app_open_engine(lp_app *app, size_t n_seq, size_t n_logit_rows, size_
                            lp_error *err) LP_MUST_USE;
 lp_code lp_app_open_scheduler(lp_app *app, lp_error *err) LP_MUST_USE; /* one sequence */
 
+lp_draft_params lp_app_draft(const lp_app *app);
 lp_sampling lp_app_sampling(const lp_app *app); /* a random seed if none was asked for */
 const char *lp_app_name(const lp_app *app); /* what the sender calls it, else the model's name */
 lp_str lp_app_system(const lp_app *app);    /* --system, else the sender's; may be empty */

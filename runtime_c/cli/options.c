@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "base/utf8.h"
+#include "engine/draft.h"
 
 typedef enum kind { FLAG, TEXT, LIST, INTEGER, REAL } kind;
 
@@ -78,6 +79,8 @@ static const row rows[] = {
             "how many tokens count as recent; -1 = the context (64)"),
     INT_ROW("-s", "--seed", ANSWERS | BENCH, seed, -1, 9007199254740992.0,
             "same seed, same text; -1 = random"),
+    INT_ROW(NULL, "--draft", ANSWERS, draft, 0, LP_DRAFT_MOST,
+            "guess up to N tokens per step from the text so far: faster, same text; 0 = off (16)"),
     LIST_ROW(NULL, "--stop", "TEXT", FIRST | ON(LP_COMMAND_CHAT), stops, n_stops, LP_MAX_STOPS,
              "end the answer before TEXT (may be repeated)"),
     TEXT_ROW(NULL, "--host", "H", WEB, host, "address to listen on (127.0.0.1)"),
@@ -142,6 +145,7 @@ void lp_options_init(lp_options *options) {
                             .repeat_penalty = 1.0,
                             .repeat_last_n = 64,
                             .seed = -1,
+                            .draft = LP_DRAFT_DEFAULT,
                             .host = "127.0.0.1",
                             .port = -1,
                             .n_parallel = 2,

@@ -40,7 +40,8 @@ typedef struct lp_options {
     int64_t n_predict, n_ctx, n_threads; /* 0 = automatic (n_ctx: -1 automatic, 0 = trained) */
     double temp, top_p, min_p, repeat_penalty, presence_penalty, frequency_penalty;
     int64_t top_k, repeat_last_n;
-    int64_t seed; /* -1 = random */
+    int64_t draft; /* most guessed tokens per step; 0 = no guessing */
+    int64_t seed;  /* -1 = random */
     const char *act, *cpu, *kv_type;
 
     const char *host, *api_key_file;

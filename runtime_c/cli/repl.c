@@ -81,6 +81,9 @@ static lp_code show_stats(chat *c, lp_str argument, lp_error *err) {
     (void)lp_print_format("answer    %zu tokens, %.1f tokens/s, the first after %.2f s\n",
                           s->answer_tokens, rate(s->answer_tokens, s->answer_seconds),
                           s->first_token_seconds);
+    if (s->drafted_tokens > 0)
+        (void)lp_print_format("lookup    %zu tokens guessed from the text, %zu of them right\n",
+                              s->drafted_tokens, s->accepted_tokens);
     return LP_OK;
 }
 

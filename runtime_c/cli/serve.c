@@ -46,7 +46,9 @@ static lp_code serve(lp_app *app, lp_server *server, bool browser, const char *i
                      lp_error *err) {
     app->sandbox = lp_confine();
     LP_TRY(lp_app_open_chat(app, err));
-    LP_TRY(lp_app_open_engine(app, (size_t)app->options.n_parallel, 0, 0, err));
+    size_t n_seq = (size_t)app->options.n_parallel;
+    lp_draft_params draft = lp_app_draft(app);
+    LP_TRY(lp_app_open_engine(app, n_seq, n_seq + draft.most, 0, err));
     start s = {app, browser};
     lp_str license = lp_str_from("");
     LP_TRY(lp_gguf_get_str(app->gguf, lp_str_from("general.license"), &license, err));
@@ -64,6 +66,7 @@ static lp_code serve(lp_app *app, lp_server *server, bool browser, const char *i
                                .system = lp_app_system(app),
                                .sampling = lp_app_sampling(app),
                                .seed_given = app->options.seed >= 0,
+                               .draft = draft,
                                .max_tokens = (size_t)app->options.n_predict,
                                .idle_exit_seconds = web && !held ? IDLE_EXIT_SECONDS : 0,
                                .on_listening = on_listening,

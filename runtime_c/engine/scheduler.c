@@ -8,6 +8,11 @@
  * somebody is being answered, prompts go in smaller pieces, so that the answer does not stand
  * still.
  *
+ * When no prompt waits, guessed tokens (lookup.h) follow an answering job's row, as many as pay
+ * (draft.h). Each row's logits are what they would be one by one, so the sampler goes through them
+ * in order as long as it draws what was guessed; the rows behind are forgotten. Tokens, generator
+ * and cache are then as if nothing had been guessed.
+ *
  * Callbacks may submit, cancel and release; jobs are therefore unlinked only at the end of a step.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "engine/scheduler.h"
@@ -17,9 +22,13 @@
 
 #include "base/memory.h"
 #include "engine/holdback.h"
+#include "engine/lookup.h"
 #include "platform/thread.h"
 
 enum { PROMPT_PIECE = 128, NO_SEQUENCE = -1 };
+
+/* With several jobs at once, guesses for one may make a step this much longer for the others. */
+static const double PATIENCE_OF_OTHERS = 1.25;
 
 struct lp_job {
     lp_scheduler *scheduler;
@@ -34,7 +43,9 @@ struct lp_job {
     lp_holdback text;
     int32_t sequence;
     size_t n_rows; /* in the step under way */
-    bool wants_logits;
+    int32_t guess[LP_DRAFT_MOST];
+    double chance[LP_DRAFT_MOST]; /* that the text goes as guessed up to this token */
+    size_t n_guess, n_draft;      /* guessed; of those, rows of the step */
     atomic_bool cancel;
     bool released;
     lp_finish finish;
@@ -47,6 +58,7 @@ typedef struct holder {
     size_t n_tokens;
     lp_job *job;       /* NULL = free */
     uint64_t last_use; /* larger = later */
+    lp_lookup *lookup; /* over the job's text once it is answering; owned, NULL without guessing */
 } holder;
 
 struct lp_scheduler {
@@ -59,6 +71,8 @@ struct lp_scheduler {
     lp_batch_row *rows; /* n_batch, owned */
     uint64_t uses;
     bool stepping;
+    lp_draft_params draft;
+    lp_draft_costs costs;
 };
 
 /* ---- opening and closing ------------------------------------------------------------------ */
@@ -71,9 +85,21 @@ static void free_job(lp_job *job) {
     lp_free(job);
 }
 
+static lp_code open_lookups(lp_scheduler *s, lp_error *err) {
+    if (s->draft.most == 0) return LP_OK;
+    for (size_t i = 0; i < lp_engine_n_seq(s->engine); i++) {
+        /* One more than the context: the last token is said and not evaluated. */
+        LP_TRY(lp_lookup_open(&s->holders[i].lookup, lp_engine_n_ctx(s->engine) + 1, err));
+    }
+    return LP_OK;
+}
+
 lp_code lp_scheduler_open(lp_scheduler **out, lp_engine *engine, const lp_vocab *vocab,
-                          lp_error *err) {
+                          const lp_draft_params *draft, lp_error *err) {
     *out = NULL;
+    if (draft && draft->most > LP_DRAFT_MOST)
+        return lp_fail(err, LP_ERR_ARGUMENT, "%zu guessed tokens per step: expected at most %d",
+                       draft->most, LP_DRAFT_MOST);
     size_t n_rows = lp_model_describe(lp_engine_model(engine)).n_vocab,
            n_tokens = lp_vocab_size(vocab);
     if (n_tokens > n_rows)
@@ -94,6 +120,12 @@ lp_code lp_scheduler_open(lp_scheduler **out, lp_engine *engine, const lp_vocab 
         return lp_fail(err, LP_ERR_MEMORY, "no memory for the scheduler");
     }
     for (size_t i = 0; i < n_seq; i++) s->holders[i].tokens = s->tokens + i * n_ctx;
+    if (draft) s->draft = *draft;
+    lp_code code = open_lookups(s, err);
+    if (code != LP_OK) {
+        lp_scheduler_close(s);
+        return code;
+    }
     *out = s;
     return LP_OK;
 }
@@ -121,6 +153,8 @@ void lp_scheduler_close(lp_scheduler *scheduler) {
         scheduler->jobs = job->next;
         free_job(job);
     }
+    for (size_t i = 0; scheduler->holders && i < lp_engine_n_seq(scheduler->engine); i++)
+        lp_lookup_close(scheduler->holders[i].lookup);
     lp_free(scheduler->holders);
     lp_free(scheduler->tokens);
     lp_free(scheduler->rows);
@@ -269,23 +303,85 @@ static void add_row(lp_scheduler *s, size_t *n, lp_job *job, int32_t token, bool
                        .sequence = job->sequence,
                        .wants_logits = wants_logits};
     job->n_rows++;
-    job->wants_logits = wants_logits;
 }
 
 static bool is_running(const lp_job *job) {
     return job->finish == LP_FINISH_NONE && job->sequence != NO_SEQUENCE;
 }
 
-/* Fills s->rows; returns how many. */
-static size_t gather_rows(lp_scheduler *s) {
+/* How the text of an answering job may go on: up to `most` tokens, none behind which the answer
+ * would be over. */
+static void guess(lp_job *job, size_t most) {
+    const lp_scheduler *s = job->scheduler;
+    const holder *h = &s->holders[job->sequence];
+    size_t room = lp_engine_n_ctx(s->engine) - h->n_tokens - 1;
+    if (job->params.max_tokens) {
+        size_t left = job->params.max_tokens - job->stats.answer_tokens - 1;
+        if (room > left) room = left;
+    }
+    if (most > room) most = room;
+    size_t n = lp_lookup_guess(h->lookup, job->guess, most), match = lp_lookup_match(h->lookup);
+    double chance = 1;
+    for (job->n_guess = 0; job->n_guess < n; job->n_guess++) {
+        size_t i = job->n_guess;
+        if (!job->params.ignore_end && lp_vocab_is_end(s->vocab, job->guess[i])) return;
+        chance *= lp_lookup_chance(h->lookup, match + i);
+        job->chance[i] = chance;
+    }
+}
+
+/* The job whose next guess is the likeliest; NULL when none has any left. */
+static lp_job *likeliest(lp_scheduler *s) {
+    lp_job *best = NULL;
+    for (lp_job *job = s->jobs; job; job = job->next) {
+        if (job->n_draft < job->n_guess &&
+            (!best || job->chance[job->n_draft] > best->chance[best->n_draft]))
+            best = job;
+    }
+    return best;
+}
+
+/* Decides which guesses of the answering jobs take part. */
+static void plan_drafts(lp_scheduler *s) {
     size_t n = 0, limit = lp_engine_n_batch(s->engine), logits = lp_engine_n_logit_rows(s->engine);
+    bool reading = false;
+    for (lp_job *job = s->jobs; job; job = job->next) {
+        job->n_guess = job->n_draft = 0;
+        if (!is_running(job)) continue;
+        n += job->answering;
+        reading = reading || !job->answering;
+    }
+    if (limit > logits) limit = logits;
+    if (s->draft.most == 0 || n == 0 || n >= limit || reading) return;
+    size_t most = limit - n < s->draft.most ? limit - n : s->draft.most, picked = 0;
+    for (lp_job *job = s->jobs; job; job = job->next) {
+        if (is_running(job)) guess(job, most);
+    }
+    lp_job *order[LP_DRAFT_MOST];
+    double chances[LP_DRAFT_MOST];
+    for (lp_job *job; picked < most && (job = likeliest(s)) != NULL; picked++) {
+        order[picked] = job;
+        chances[picked] = job->chance[job->n_draft++];
+    }
+    size_t keep = picked;
+    if (!s->draft.always)
+        keep = lp_draft_choose(&s->costs, n, chances, picked,
+                               n > 1 ? PATIENCE_OF_OTHERS : (double)LP_DRAFT_ROWS);
+    while (picked > keep) order[--picked]->n_draft--;
+}
+
+/* Fills s->rows; returns how many. *answers: how many of them belong to answers. */
+static size_t gather_rows(lp_scheduler *s, size_t *answers) {
+    size_t n = 0, limit = lp_engine_n_batch(s->engine), logits = lp_engine_n_logit_rows(s->engine);
+    plan_drafts(s);
     for (lp_job *job = s->jobs; job; job = job->next) {
         job->n_rows = 0;
-        job->wants_logits = false;
         if (!is_running(job) || !job->answering || n == limit || logits == 0) continue;
         add_row(s, &n, job, job->token, true);
-        logits--;
+        for (size_t i = 0; i < job->n_draft; i++) add_row(s, &n, job, job->guess[i], true);
+        logits -= 1 + job->n_draft;
     }
+    *answers = n;
     if (n > 0 && limit > n + PROMPT_PIECE) limit = n + PROMPT_PIECE;
     for (lp_job *job = s->jobs; job; job = job->next) {
         if (!is_running(job) || job->answering) continue;
@@ -320,6 +416,15 @@ static void fail_job(lp_job *job, lp_code code, const char *what) {
     end_job(job, LP_FINISH_ERROR, &error);
 }
 
+/* The text that guesses are made from: the prompt when the answer begins, then each token. */
+static void look_up(lp_job *job, int32_t id) {
+    lp_lookup *lookup = job->scheduler->holders[job->sequence].lookup;
+    if (!lookup) return;
+    if (job->stats.answer_tokens == 1)
+        lp_lookup_reset(lookup, job->prompt, job->stats.prompt_tokens);
+    lp_lookup_add(lookup, id);
+}
+
 static void take_token(lp_job *job, int32_t id) {
     const lp_scheduler *s = job->scheduler;
     double now = lp_clock_seconds();
@@ -338,6 +443,7 @@ static void take_token(lp_job *job, int32_t id) {
     job->stats.answer_tokens++;
     lp_sampler_accept(job->sampler, id);
     lp_ids_add(&job->answer, id);
+    look_up(job, id);
     lp_vocab_add_piece(s->vocab, id, job->params.print_special, &job->text.pending);
     bool stopped = lp_holdback_advance(&job->text);
     if (job->answer.failed || job->text.pending.failed || job->text.out.failed) {
@@ -354,26 +460,61 @@ static void take_token(lp_job *job, int32_t id) {
     }
 }
 
-/* The rows of the step are now part of their sequences. */
+/* The rows of the step are now part of their sequences, but for guesses. */
 static void record_rows(lp_scheduler *s, size_t n) {
     for (size_t i = 0; i < n; i++) {
         holder *h = &s->holders[s->rows[i].sequence];
+        lp_job *job = h->job;
         h->tokens[h->n_tokens++] = s->rows[i].token;
-        if (!h->job->answering) h->job->n_fed++;
+        if (job->answering) {
+            job->stats.drafted_tokens += job->n_draft;
+            i += job->n_draft;
+        } else {
+            job->n_fed++;
+        }
     }
+}
+
+/* The rows of an answering job, n of them: its last token, then guesses. Ends at the first guess
+ * that is not what came. */
+static void follow(lp_job *job, const lp_batch_row *rows, size_t n, size_t at) {
+    lp_engine *engine = job->scheduler->engine;
+    holder *h = &job->scheduler->holders[job->sequence];
+    for (size_t i = 0;; i++) {
+        take_token(job, lp_sampler_next(job->sampler, lp_engine_logits(engine, at + i)));
+        if (i + 1 == n || job->finish != LP_FINISH_NONE || atomic_load(&job->cancel)) return;
+        if (rows[i + 1].token != job->token) return;
+        h->tokens[h->n_tokens++] = job->token;
+        job->stats.accepted_tokens++;
+    }
+}
+
+/* Rows of a prompt; the last one of all brings the first token. */
+static void read_on(lp_job *job, bool whole, size_t at) {
+    lp_engine *engine = job->scheduler->engine;
+    if (!job->released && job->params.on_progress)
+        job->params.on_progress(job->params.user, job, job->n_fed, job->stats.prompt_tokens);
+    if (whole && job->finish == LP_FINISH_NONE)
+        take_token(job, lp_sampler_next(job->sampler, lp_engine_logits(engine, at)));
 }
 
 static void take_results(lp_scheduler *s, size_t n) {
     size_t at = 0; /* logits come in the order of the rows */
-    for (size_t i = 0; i < n; i++) {
-        lp_job *job = s->holders[s->rows[i].sequence].job;
-        float *logits = s->rows[i].wants_logits ? lp_engine_logits(s->engine, at++) : NULL;
-        if (!job || job->finish != LP_FINISH_NONE) continue; /* ended by a callback of another */
-        bool last_row = i + 1 == n || s->rows[i + 1].sequence != s->rows[i].sequence;
-        if (last_row && !job->answering && !job->released && job->params.on_progress)
-            job->params.on_progress(job->params.user, job, job->n_fed, job->stats.prompt_tokens);
-        if (logits && job->finish == LP_FINISH_NONE)
-            take_token(job, lp_sampler_next(job->sampler, logits));
+    for (size_t i = 0, end; i < n; i = end) {
+        int32_t sequence = s->rows[i].sequence;
+        size_t wanted = 0;
+        for (end = i; end < n && s->rows[end].sequence == sequence; end++)
+            wanted += s->rows[end].wants_logits;
+        lp_job *job = s->holders[sequence].job;
+        if (job && job->finish == LP_FINISH_NONE) { /* not ended by a callback of another */
+            if (job->answering) {
+                follow(job, s->rows + i, end - i, at);
+            } else {
+                read_on(job, wanted > 0, at);
+            }
+        }
+        at += wanted;
+        lp_engine_truncate(s->engine, sequence, s->holders[sequence].n_tokens);
     }
 }
 
@@ -391,9 +532,11 @@ lp_code lp_scheduler_step(lp_scheduler *scheduler, bool *busy, lp_error *err) {
     s->stepping = true;
     end_cancelled(s);
     start_waiting(s);
-    size_t n = gather_rows(s);
+    size_t answers = 0, n = gather_rows(s, &answers);
+    double begin = lp_clock_seconds();
     lp_code code = n ? lp_engine_step(s->engine, s->rows, n, err) : LP_OK;
     if (code == LP_OK) {
+        if (n == answers) lp_draft_measured(&s->costs, n, lp_clock_seconds() - begin);
         record_rows(s, n);
         take_results(s, n);
     } else if (code != LP_ERR_STOPPED) {

@@ -5,12 +5,14 @@
  * many. Each step mixes one token of every answering job with a chunk of a waiting prompt. A job
  * takes the free sequence whose cached tokens share the longest prefix with its prompt and keeps
  * those. Text arrives in whole UTF-8 characters; a suffix that could begin a stop text is held
- * back until it is known not to.
+ * back until it is known not to. Tokens guessed from the text so far are checked several per step
+ * where that is faster; texts are the same with and without.
  * One thread drives it (submit, step, cancel); lp_job_cancel may come from another thread.
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef LP_ENGINE_SCHEDULER_H
 #define LP_ENGINE_SCHEDULER_H
 
+#include "engine/draft.h"
 #include "engine/engine.h"
 #include "engine/sampler.h"
 #include "model/vocab.h"
@@ -32,6 +34,8 @@ typedef struct lp_job_stats {
     size_t prompt_tokens;       /* of the whole prompt */
     size_t cached_tokens;       /* of those, found in the cache */
     size_t answer_tokens;       /* sampled, the end token not counted */
+    size_t drafted_tokens;      /* guessed tokens that were evaluated */
+    size_t accepted_tokens;     /* of those, part of the answer: each spared a step */
     double prompt_seconds;      /* evaluating the rest of the prompt */
     double answer_seconds;      /* from the first sampled token to the last */
     double first_token_seconds; /* from submit to the first sampled token */
@@ -56,8 +60,10 @@ typedef struct lp_job_params {
     void *user;
 } lp_job_params;
 
+/* draft: NULL = no guessing. Guesses use the rows of logits that the engine has beyond one per
+ * answering job: n_logit_rows = n_seq + draft->most lets all of them take part. */
 lp_code lp_scheduler_open(lp_scheduler **out, lp_engine *engine, const lp_vocab *vocab,
-                          lp_error *err) LP_MUST_USE;
+                          const lp_draft_params *draft, lp_error *err) LP_MUST_USE;
 void lp_scheduler_close(lp_scheduler *scheduler); /* running jobs finish as cancelled */
 
 /* LP_ERR_FULL when the prompt alone does not fit (the text says both counts). The job is owned by

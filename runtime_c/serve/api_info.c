@@ -90,6 +90,7 @@ void lp_api_info(const lp_api *api, lp_buf *body) {
     lp_buf_add_format(body, ",\"thinking\":%s,", thinking ? "true" : "false");
     add_text(body, "cpu", lp_str_from(lp_engine_kernels(p->engine)->name));
     add_number(body, "threads", (double)lp_engine_n_threads(p->engine));
+    add_number(body, "draft", (double)p->draft.most);
     lp_buf_add_char(body, ',');
     add_text(body, "sandbox", lp_str_from(p->sandbox));
     lp_buf_add_text(body, ",\"speed_unit\":\"tokens/s\"");

@@ -36,6 +36,8 @@ static void add_timings(lp_buf *out, const lp_job_stats *s) {
     add_time(out, "predicted_ms", s->answer_seconds * 1e3);
     add_time(out, "predicted_per_token_ms", n_answer > 0 ? s->answer_seconds * 1e3 / n_answer : 0);
     add_time(out, "predicted_per_second", s->answer_seconds > 0 ? n_answer / s->answer_seconds : 0);
+    add_count(out, "draft_n", s->drafted_tokens);
+    add_count(out, "draft_n_accepted", s->accepted_tokens);
     lp_buf_add_char(out, '}');
 }
 
@@ -43,8 +45,11 @@ static void add_usage(lp_buf *out, const lp_job_stats *s) {
     lp_buf_add_format(
         out,
         ",\"usage\":{\"prompt_tokens\":%zu,\"completion_tokens\":%zu,\"total_tokens\":%zu,"
-        "\"prompt_tokens_details\":{\"cached_tokens\":%zu}}",
-        s->prompt_tokens, s->answer_tokens, s->prompt_tokens + s->answer_tokens, s->cached_tokens);
+        "\"prompt_tokens_details\":{\"cached_tokens\":%zu},"
+        "\"completion_tokens_details\":{\"accepted_prediction_tokens\":%zu,"
+        "\"rejected_prediction_tokens\":%zu}}",
+        s->prompt_tokens, s->answer_tokens, s->prompt_tokens + s->answer_tokens, s->cached_tokens,
+        s->accepted_tokens, s->drafted_tokens - s->accepted_tokens);
 }
 
 /* {"id":..,"object":..,"created":..,"model":.. : without the closing brace. */

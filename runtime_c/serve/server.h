@@ -10,6 +10,7 @@
 #define LP_SERVE_SERVER_H
 
 #include "chat/chat.h"
+#include "engine/draft.h"
 #include "engine/engine.h"
 #include "engine/sampler.h"
 #include "model/container.h"
@@ -49,6 +50,7 @@ typedef struct lp_server_params {
     lp_str system;                 /* system text for chats that bring none; may be empty */
     lp_sampling sampling;          /* for fields a request does not give; its seed is not used */
     bool seed_given;               /* sampling.seed is the seed of requests without one */
+    lp_draft_params draft;         /* see lp_scheduler_open */
     size_t max_tokens;             /* for requests without a limit; 0 = until the end */
     double idle_exit_seconds; /* end when no page and no request was there for so long; 0 = never */
     void (*on_listening)(void *user,

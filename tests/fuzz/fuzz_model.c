@@ -13,7 +13,7 @@
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 /* Memory a mutated hyperparameter may ask for without being an attack on the fuzzer itself. */
-enum { CTX = 32, MAX_KV_PER_TOKEN = 1 << 20, MAX_VOCAB = 1 << 16, ANSWER = 4 };
+enum { CTX = 32, MAX_KV_PER_TOKEN = 1 << 20, MAX_VOCAB = 1 << 16, ANSWER = 4, GUESSES = 3 };
 
 static bool ignore_text(void *user, lp_job *job, lp_str text) {
     (void)user;
@@ -37,7 +37,8 @@ static void answer(lp_engine *engine, const lp_vocab *vocab, const lp_ids *ids) 
                             .on_text = ignore_text,
                             .on_finish = ignore_finish};
     lp_sampling_default(&params.sampling);
-    if (lp_scheduler_open(&scheduler, engine, vocab, NULL) != LP_OK) return;
+    lp_draft_params draft = {.most = GUESSES, .always = true};
+    if (lp_scheduler_open(&scheduler, engine, vocab, &draft, NULL) != LP_OK) return;
     if (lp_scheduler_submit(scheduler, &params, &job, NULL) == LP_OK) {
         bool busy = true;
         while (busy && lp_scheduler_step(scheduler, &busy, NULL) == LP_OK) continue;
@@ -66,7 +67,8 @@ static void run(const lp_gguf *gguf, const lp_vocab *vocab) {
     lp_engine *engine = NULL;
     if (lp_model_open(&model, gguf, NULL) != LP_OK) return;
     lp_model_info info = lp_model_describe(model);
-    lp_engine_params params = {.n_ctx = CTX, .n_seq = 1, .n_batch = CTX, .n_threads = 1};
+    lp_engine_params params = {
+        .n_ctx = CTX, .n_seq = 1, .n_batch = CTX, .n_logit_rows = 1 + GUESSES, .n_threads = 1};
     bool small = info.kv_bytes_per_token <= MAX_KV_PER_TOKEN && info.n_vocab <= MAX_VOCAB;
     if (small && lp_engine_open(&engine, model, &params, NULL) == LP_OK) {
         lp_ids ids = {.limit = 1 << 16};
