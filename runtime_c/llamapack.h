@@ -22,6 +22,7 @@
 #include "platform/net.h"
 #include "qtype.h"
 #include "kernels.h"
+#include "quantize/quantize.h" /* in the libraries only: no executable quantizes */
 #include "model/container.h"
 #include "model/gguf.h"
 #include "model/pretok.h"

@@ -33,13 +33,13 @@ def folder() -> Path:
 
 
 def objects(clang: str) -> list[Path]:
-    """Every source of the runtime but main.c, compiled with sanitizers."""
+    """Every source of the runtime but main.c, and the quantizers, compiled with sanitizers."""
     tree = toolchain.find_tree()
     native.refresh_generated(tree)
-    sources = toolchain.sources_for(tree, platform.machine(), windows=False)
+    sources = toolchain.sources_for(tree, platform.machine(), windows=False, quantizers=True)
     sources = [source for source in sources if source.name != "runtime_c/cli/main.c"]
     headers = hashlib.sha256()
-    for path in sorted([*ROOT.rglob("runtime_c/**/*.h"), *ROOT.glob("kernels_x86_arm/*")]):
+    for path in sorted([*ROOT.rglob("runtime_c/**/*.h"), *ROOT.glob("kernels_x86_arm/**/*")]):
         if path.is_file():
             headers.update(path.read_bytes())
     with ThreadPoolExecutor(os.cpu_count()) as pool:

@@ -45,7 +45,7 @@ def runtimes(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 def test_compiles_without_warnings(target: Target) -> None:
     """-Wall -Wextra -Wconversion -Wsign-conversion, and a warning is an error."""
     tree = toolchain.find_tree()
-    sources = toolchain.sources_for(tree, target.arch, windows=target.windows)
+    sources = toolchain.sources_for(tree, target.arch, windows=target.windows, quantizers=True)
     toolchain.compile_all(tree, sources, toolchain.runtime_flags(target), strict=True)
 
 

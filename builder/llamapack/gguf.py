@@ -86,6 +86,7 @@ class Tensor:
     type: Type
     offset: int  # from the first byte of the GGUF
     size: int
+    row: tuple[int, int] = (0, 0)  # where its row of the table lies: offset and length
 
     @property
     def elements(self) -> int:
@@ -105,6 +106,8 @@ class Gguf:
     data_offset: int = 0
     values: dict[str, int | float | bool | str] = field(default_factory=dict)
     arrays: dict[str, int] = field(default_factory=dict)
+    places: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """Where each key with its value lies in the file: offset and length."""
     template_sha256: str = ""
     tensors: list[Tensor] = field(default_factory=list)
 
@@ -147,6 +150,17 @@ def read_gguf(path: Path, offset: int = 0, size: int | None = None) -> Gguf:
 
 class _Bad(Exception):
     pass
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """A row of the tensor table as it is in the file."""
+
+    name: str
+    shape: tuple[int, ...]
+    type_id: int
+    offset: int  # from the beginning of the tensor data
+    place: tuple[int, int]
 
 
 class _Reader:
@@ -192,6 +206,7 @@ class _Reader:
         return count
 
     def _key_value(self, gguf: Gguf) -> None:
+        begin = self._at
         key = self._text("a key", _MAX_KEY)
         if key in gguf.values or key in gguf.arrays:
             raise _Bad(f"the key {key} is there twice")
@@ -207,6 +222,7 @@ class _Reader:
             gguf.values[key] = self._scalar(kind)
         else:
             raise _Bad(f"the key {key} has the unknown value type {kind}")
+        gguf.places[key] = (begin, self._at - begin)
 
     def _scalar(self, kind: int) -> int | float | bool:
         (value,) = struct.unpack(_SCALARS[kind], self._take(struct.calcsize(_SCALARS[kind])))
@@ -237,13 +253,15 @@ class _Reader:
             raise _Bad(f"general.alignment is {alignment}, not a power of two up to 65536")
         gguf.alignment = alignment
 
-    def _tensor_row(self) -> tuple[str, tuple[int, ...], int, int]:
+    def _tensor_row(self) -> "_Row":
+        begin = self._at
         name = self._text("a tensor's name", _MAX_KEY)
         n_dims = self._number("<I")
         if not 1 <= n_dims <= 4:
             raise _Bad(f"tensor {name} has {n_dims} dimensions (1 to 4 are possible)")
         shape = struct.unpack(f"<{n_dims}Q", self._take(8 * n_dims))
-        return name, shape, self._number("<I"), self._number("<Q")
+        kind, offset = self._number("<I"), self._number("<Q")
+        return _Row(name, shape, kind, offset, (begin, self._at - begin))
 
     def _text(self, what: str, limit: int) -> str:
         """A name, made safe to print."""
@@ -284,12 +302,12 @@ class _Reader:
         self._at += count
 
 
-def _place(row: tuple[str, tuple[int, ...], int, int], gguf: Gguf) -> Tensor:
+def _place(row: _Row, gguf: Gguf) -> Tensor:
     """Checks one row of the tensor table against the file."""
-    name, shape, type_id, offset = row
-    kind = TYPES.get(type_id)
+    name, shape, offset = row.name, row.shape, row.offset
+    kind = TYPES.get(row.type_id)
     if kind is None:
-        raise _Bad(f"tensor {name} has the unknown type {type_id}")
+        raise _Bad(f"tensor {name} has the unknown type {row.type_id}")
     elements = 1
     for extent in shape:
         elements *= extent
@@ -303,4 +321,4 @@ def _place(row: tuple[str, tuple[int, ...], int, int], gguf: Gguf) -> Tensor:
     end = gguf.data_offset + offset + size
     if end > gguf.size:
         raise _Bad(f"tensor {name} ends {end - gguf.size} bytes past the end of the file")
-    return Tensor(name, shape, kind, gguf.data_offset + offset, size)
+    return Tensor(name, shape, kind, gguf.data_offset + offset, size, row.place)

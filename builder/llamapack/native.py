@@ -1,7 +1,8 @@
 """The runtime as a shared library of this machine, called through cffi.
 
-For tests and tools: the same sources and flags as the executables, without main.c and with every
-symbol visible. cffi reads the public headers as the preprocessor leaves them with LP_CDEF set.
+For tests and tools: the same sources and flags as the executables, without main.c, with the
+quantizers and with every symbol visible. `load_quantizers` is the part that a build with --quant
+needs, which compiles in seconds. cffi reads the public headers as the preprocessor leaves them with LP_CDEF set.
 
 SPDX-License-Identifier: Apache-2.0
 """
@@ -20,9 +21,10 @@ from llamapack import toolchain
 from llamapack.errors import LlamapackError
 from llamapack.targets import host_target
 
-__all__ = ["Native", "load"]
+__all__ = ["Native", "load", "load_quantizers"]
 
 _MAIN = "runtime_c/cli/main.c"
+_WEIGHT_TYPES = "kernels_x86_arm/qtype.c"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,16 +36,32 @@ class Native:
 
 @cache
 def load() -> Native:
-    """Builds the library if the cache does not hold it, and opens it."""
-    import cffi
-
+    """Builds the library of everything if the cache does not hold it, and opens it."""
     tree = toolchain.find_tree()
     refresh_generated(tree)
     # A library built another way, such as one with sanitizers.
     ready = os.environ.get("LLAMAPACK_NATIVE_LIBRARY")
-    path = Path(ready) if ready else _library(tree)
+    path = Path(ready) if ready else _library([s for s in _sources(tree) if s.name != _MAIN])
+    return _opened(path, declarations(tree, "runtime_c/llamapack.h"))
+
+
+@cache
+def load_quantizers() -> Native:
+    """The quantizers alone (kernels_x86_arm/quantize/quantize.h), as `load`."""
+    tree = toolchain.find_tree()
+    sources = [
+        source
+        for source in _sources(tree)
+        if source.name.startswith(toolchain.QUANTIZERS) or source.name == _WEIGHT_TYPES
+    ]
+    return _opened(_library(sources), declarations(tree, f"{toolchain.QUANTIZERS}quantize.h"))
+
+
+def _opened(path: Path, declared: str) -> Native:
+    import cffi
+
     ffi = cffi.FFI()
-    ffi.cdef(declarations(tree))
+    ffi.cdef(declared)
     # Lazily: a sanitizer's own functions are found in the process once it runs.
     return Native(ffi, ffi.dlopen(str(path), ffi.RTLD_LAZY), path)
 
@@ -60,24 +78,27 @@ def refresh_generated(tree: toolchain.Tree) -> None:
     generate.refresh(tree.root, generate.LIGHT)
 
 
-def declarations(tree: toolchain.Tree) -> str:
-    """What cffi is given: llamapack.h and all it includes, preprocessed."""
+def declarations(tree: toolchain.Tree, header: str) -> str:
+    """What cffi is given: a header and all it includes, preprocessed."""
     arguments = ["cc", "-E", "-P", "-DLP_CDEF", "-std=c11", "-target", _triple()]
     arguments += [f"-I{folder}" for folder in tree.include_dirs]
-    header = tree.root / "runtime_c" / "llamapack.h"
+    arguments.append(str(tree.root / header))
     with TemporaryDirectory(prefix="llamapack-") as work:
-        done = toolchain.run_zig([*arguments, str(header)], Path(work), "reading llamapack.h")
+        done = toolchain.run_zig(arguments, Path(work), f"reading {header}")
     return re.sub(r"^#.*$", "", done.stdout, flags=re.MULTILINE)
 
 
-def _library(tree: toolchain.Tree) -> Path:
+def _sources(tree: toolchain.Tree) -> list[toolchain.Source]:
     target = host_target()
-    sources = toolchain.sources_for(tree, target.arch, windows=target.windows)
-    sources = [source for source in sources if source.name != _MAIN]
+    return toolchain.sources_for(tree, target.arch, windows=target.windows, quantizers=True)
+
+
+def _library(sources: list[toolchain.Source]) -> Path:
+    target = host_target()
     flags = [flag for flag in toolchain.runtime_flags(target) if flag != "-fPIE"]
     flags[flags.index(target.triple)] = _triple()
     flags[flags.index("-fvisibility=hidden")] = "-fvisibility=default"
-    objects = toolchain.compile_all(tree, sources, [*flags, "-fPIC"])
+    objects = toolchain.compile_all(toolchain.find_tree(), sources, [*flags, "-fPIC"])
     link_flags = ["-target", _triple(), "-shared", *target.link_flags]
     link_flags = [flag for flag in link_flags if flag not in ("-static", "-pie")]
     if target.system == "linux":

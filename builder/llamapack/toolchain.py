@@ -32,6 +32,7 @@ from llamapack.errors import LlamapackError
 from llamapack.targets import Target
 
 __all__ = [
+    "QUANTIZERS",
     "Isa",
     "Progress",
     "Source",
@@ -47,6 +48,9 @@ __all__ = [
 
 Progress = Callable[[str, int, int], None]
 """Called with what is going on, how much of it is done and how much there is in all."""
+
+QUANTIZERS = "kernels_x86_arm/quantize/"
+"""Sources that only libraries for the builder hold (native.py)."""
 
 _PACKAGE = Path(__file__).resolve().parent
 
@@ -141,11 +145,14 @@ def read_isas(tree: Tree) -> list[Isa]:
     return [Isa(name, arch, file, tuple(f.split()), text) for name, arch, file, f, text in rows]
 
 
-def sources_for(tree: Tree, arch: str, *, windows: bool) -> list[Source]:
+def sources_for(
+    tree: Tree, arch: str, *, windows: bool, quantizers: bool = False
+) -> list[Source]:
     """Every C file that belongs into a runtime for this CPU and system, sorted by name.
 
     `x_posix.c` and `x_windows.c` are the two bodies of one header. A `k_*.c` of the kernels
-    belongs to the CPU that isa.def names, and is compiled with that row's flags."""
+    belongs to the CPU that isa.def names, and is compiled with that row's flags. What lies in
+    QUANTIZERS is for the builder: no executable needs it."""
     other_system = "_posix.c" if windows else "_windows.c"
     isas = {isa.file: isa for isa in read_isas(tree)}
     found: list[Source] = []
@@ -161,7 +168,9 @@ def sources_for(tree: Tree, arch: str, *, windows: bool) -> list[Source]:
                 extra = flags + isa.flags
             elif label == "kernels_x86_arm" and path.name.startswith("k_"):
                 continue
-            found.append(Source(path, f"{label}/{path.relative_to(folder).as_posix()}", extra))
+            name = f"{label}/{path.relative_to(folder).as_posix()}"
+            if quantizers or not name.startswith(QUANTIZERS):
+                found.append(Source(path, name, extra))
     return sorted(found, key=lambda source: source.name)
 
 
