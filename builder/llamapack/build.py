@@ -6,8 +6,9 @@ SPDX-License-Identifier: Apache-2.0
 from dataclasses import dataclass
 from pathlib import Path
 
-from llamapack import container, licenses, toolchain
+from llamapack import container, licenses, native, toolchain
 from llamapack.atomic import atomic_file
+from llamapack.payload import open_payload
 from llamapack.plan import Output, Plan
 from llamapack.toolchain import Progress
 
@@ -24,6 +25,7 @@ class Result:
     size: int
     runtime_size: int
     model_size: int
+    quant: str  # the mix that the weights were quantized to; "" as they came
     warnings: tuple[str, ...]
     license_texts: tuple[Path, ...]
 
@@ -32,14 +34,28 @@ def build(plan: Plan, progress: Progress | None = None) -> list[Result]:
     """Writes every output of the plan."""
     # All runtimes first: a compiler's error then comes before any file was written.
     runtimes = [toolchain.build_runtime(output.target, progress) for output in plan.outputs]
-    return [
-        _write(plan, output, runtime, progress)
-        for output, runtime in zip(plan.outputs, runtimes, strict=True)
-    ]
+    weights = plan.weights
+    if plan.quantized:
+        native.load_quantizers()
+    results: list[Result] = []
+    for output, runtime in zip(plan.outputs, runtimes, strict=True):
+        results.append(_write(plan, output, runtime, weights, progress))
+        if plan.quantized and len(results) == 1 < len(plan.outputs):
+            # Quantized once: the other outputs get the bytes from the first.
+            entry = open_payload(output.path).model
+            assert entry is not None
+            weights = container.Weights(output.path, entry.data, entry.stored)
+    return results
 
 
-def _write(plan: Plan, output: Output, runtime: bytes, progress: Progress | None) -> Result:
-    model = plan.model
+def _write(
+    plan: Plan,
+    output: Output,
+    runtime: bytes,
+    weights: container.Source | None,
+    progress: Progress | None,
+) -> Result:
+    model, quant = plan.model, plan.quantized
     texts = licenses.collect(
         model.gguf if model else None,
         plan.licenses,
@@ -55,12 +71,13 @@ def _write(plan: Plan, output: Output, runtime: bytes, progress: Progress | None
         license_name=texts.name,
         license_files=tuple(part.name for part in texts.parts),
         notice=texts.notice,
+        quantized=quant.record if quant else {},
     )
-    weights = container.Weights(model.path, model.offset, model.size) if model else None
+    what = f"quantizing to {quant.mix.name}" if quant and weights is quant else ""
 
     def copied(done: int) -> None:
-        if progress and model:
-            progress(f"writing {output.path.name}", done, model.size)
+        if progress and weights:
+            progress(what or f"writing {output.path.name}", done, weights.size)
 
     with atomic_file(output.path, 0o755) as file:
         container.write_container(file, runtime, output.target, parts, weights, facts, copied)
@@ -70,8 +87,9 @@ def _write(plan: Plan, output: Output, runtime: bytes, progress: Progress | None
         output.path,
         size,
         len(runtime),
-        model.size if model else 0,
-        tuple(texts.warnings),
+        weights.size if weights else 0,
+        quant.mix.name if quant else "",
+        (*texts.warnings, *(quant.warnings if quant else ())),
         tuple(texts.sources),
     )
 

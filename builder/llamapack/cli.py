@@ -87,6 +87,14 @@ def build(
         Path | None,
         typer.Option(metavar="F", help="The model's licence text, to travel with it."),
     ] = None,
+    quant: Annotated[
+        str,
+        typer.Option(
+            metavar="TYPE",
+            help="Quantize the weights: Q4_0, Q4_K_M, Q5_K_M, Q6_K or Q8_0; best from an F16, "
+            "BF16 or F32 model.",
+        ),
+    ] = "",
     no_model: Annotated[
         bool, typer.Option("--no-model", help="Pack no weights: the program needs -m FILE.")
     ] = False,
@@ -104,6 +112,7 @@ def build(
         system=system,
         args=arg or (),
         license_file=license_file,
+        quant=quant,
         no_model=no_model,
     )
     with console.progress() as progress:
@@ -115,7 +124,7 @@ def build(
     if as_json:
         rows = [
             {"target": r.target, "path": str(r.path), "size": r.size, "model_size": r.model_size,
-             "runtime_size": r.runtime_size, "warnings": list(r.warnings)}
+             "runtime_size": r.runtime_size, "quant": r.quant, "warnings": list(r.warnings)}
             for r in results
         ]  # fmt: skip
         console.print_json({"outputs": rows})

@@ -30,6 +30,8 @@ manifest.json, format 1. Unknown keys are to be ignored; another major `format` 
      "license": {"name": "apache-2.0",  general.license of the model; ""
                  "files": ["licenses/model/LICENSE"],      entries with texts, sorted
                  "notice": ""},         a line that must be shown, such as "Built with Llama"
+     "quantized": {"type": "Q4_K_M",    only when the builder quantized the weights
+                   "from": {"F16": 2471645696}},   bytes by type before
      "runtime": {"size": 1234567,       bytes before the first entry
                  "sha256": "hex",       of those bytes less the ranges in "skip"
                  "skip": [[216, 4], [288, 8]]},   offset and length, ascending: what signing
@@ -52,14 +54,15 @@ the end record are in it). What follows the comment (an Authenticode signature) 
 SPDX-License-Identifier: Apache-2.0
 """
 
+import contextlib
 import hashlib
 import json
 import os
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Protocol
 
 import llamapack
 from llamapack.errors import LlamapackError
@@ -76,8 +79,12 @@ __all__ = [
     "MODEL",
     "Facts",
     "Part",
+    "Source",
     "Weights",
+    "changed",
+    "file_pieces",
     "hash_without",
+    "unchanged",
     "write_container",
 ]
 
@@ -100,13 +107,30 @@ class Part:
     deflate: bool = False
 
 
+class Source(Protocol):
+    """Where the GGUF's bytes come from."""
+
+    @property
+    def size(self) -> int: ...
+
+    def pieces(self) -> Iterator[bytes]:
+        """Exactly `size` bytes, from first to last."""
+
+
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """The GGUF: a range of a file that is copied as it is."""
+    """A GGUF that is copied as it is: a range of a file."""
 
     path: Path
     offset: int
     size: int
+
+    def pieces(self) -> Iterator[bytes]:
+        """The bytes; an error when the file changes while it is read."""
+        try:
+            yield from _pieces_of(self)
+        except OSError as error:
+            raise LlamapackError(f"cannot read {self.path}: {error.strerror}") from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +144,7 @@ class Facts:
     license_name: str = ""
     license_files: tuple[str, ...] = ()
     notice: str = ""
+    quantized: dict[str, Any] = field(default_factory=dict)
 
 
 def write_container(
@@ -127,11 +152,11 @@ def write_container(
     runtime: bytes,
     target: Target,
     parts: Sequence[Part],
-    weights: Weights | None,
+    weights: Source | None,
     facts: Facts,
     progress: Callable[[int], None] | None = None,
 ) -> None:
-    """Writes runtime and payload from the file's beginning. progress: bytes of weights copied."""
+    """Writes runtime and payload from the file's beginning. progress: bytes of weights written."""
     writer = _Writer(out, runtime)
     for part in parts:
         writer.add(part)
@@ -170,23 +195,28 @@ class _Writer:
         self._at = entry.data + len(data)
         self._entries.append(entry)
 
-    def add_weights(self, weights: Weights, progress: Callable[[int], None] | None) -> None:
+    def add_weights(self, weights: Source, progress: Callable[[int], None] | None) -> None:
         entry = Entry(MODEL, STORED, 0, weights.size, weights.size, header=self._at)
         begin = self._at
         self._out.write(local_header(entry, ALIGNMENT))
         chunks: list[bytes] = []
         chunk, in_chunk, done = hashlib.sha256(), 0, 0
-        for piece in _pieces(weights):
+        for piece in weights.pieces():
             entry.crc32 = zlib.crc32(piece, entry.crc32)
             self._out.write(piece)
-            chunk.update(piece)
-            in_chunk += len(piece)
             done += len(piece)
-            if in_chunk == CHUNK or done == weights.size:
+            while in_chunk + len(piece) >= CHUNK:
+                chunk.update(piece[: CHUNK - in_chunk])
+                piece = piece[CHUNK - in_chunk :]
                 chunks.append(chunk.digest())
                 chunk, in_chunk = hashlib.sha256(), 0
+            chunk.update(piece)
+            in_chunk += len(piece)
             if progress:
                 progress(done)
+        if in_chunk:
+            chunks.append(chunk.digest())
+        assert done == weights.size
         # The header again, now that the checksum is known.
         entry.header = begin
         header = local_header(entry, ALIGNMENT)
@@ -213,35 +243,41 @@ def _row(entry: Entry, digest: str) -> dict[str, Any]:
     return {"name": entry.name, "size": entry.size, "stored": entry.stored, "sha256": digest}
 
 
-def _pieces(weights: Weights) -> Iterator[bytes]:
-    """The weights' bytes; an error when the file changes while it is read."""
-    try:
-        yield from _pieces_of(weights)
-    except OSError as error:
-        raise LlamapackError(f"cannot read {weights.path}: {error.strerror}") from None
-
-
 def _pieces_of(weights: Weights) -> Iterator[bytes]:
-    with weights.path.open("rb") as file:
-        before = os.fstat(file.fileno())
-        file.seek(weights.offset)
-        left = weights.size
-        while left:
-            piece = file.read(min(_PIECE, left))
-            if not piece:
-                break
-            left -= len(piece)
-            yield piece
-        after = os.fstat(file.fileno())
-        changed = (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns)
-        if left or changed:
-            raise LlamapackError(f"{weights.path} changed while it was copied; build again")
+    with weights.path.open("rb") as file, unchanged(weights.path, file):
+        yield from file_pieces(file, weights.offset, weights.size)
+
+
+def file_pieces(file: BinaryIO, offset: int, size: int) -> Iterator[bytes]:
+    """A range of a file, a little at a time."""
+    while size:
+        file.seek(offset)
+        piece = file.read(min(_PIECE, size))
+        if not piece:
+            raise changed(file.name)
+        offset += len(piece)
+        size -= len(piece)
+        yield piece
+
+
+@contextlib.contextmanager
+def unchanged(path: Path, file: BinaryIO) -> Iterator[None]:
+    """An error at the end when somebody wrote to the file meanwhile."""
+    before = os.fstat(file.fileno())
+    yield
+    after = os.fstat(file.fileno())
+    if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
+        raise changed(path)
+
+
+def changed(path: Path | str) -> LlamapackError:
+    return LlamapackError(f"{path} changed while it was copied; build again")
 
 
 def _manifest(
     runtime: bytes,
     target: Target,
-    weights: Weights | None,
+    weights: Source | None,
     facts: Facts,
     rows: list[dict[str, Any]],
 ) -> bytes:
@@ -267,6 +303,8 @@ def _manifest(
         },
         "entries": rows,
     }
+    if facts.quantized:
+        manifest["quantized"] = facts.quantized
     text = json.dumps(manifest, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return text.encode()
 

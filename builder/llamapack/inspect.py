@@ -28,6 +28,8 @@ def describe(path: Path) -> dict[str, Any]:
     facts: dict[str, Any] = {"file": str(path), "size": opened.file_size}
     for key in ("builder", "target", "name", "system", "args", "license", "runtime"):
         facts[key] = manifest.get(key)
+    if "quantized" in manifest:
+        facts["quantized"] = manifest["quantized"]
     facts["entries"] = [
         {"name": e.name, "size": e.size, "stored": e.stored, "offset": e.data}
         for e in opened.entries.values()
@@ -72,6 +74,11 @@ def lines(facts: dict[str, Any]) -> Iterator[str]:
         yield _line("licence", named.get("name") or "not stated")
         if named.get("notice"):
             yield _line("notice", named["notice"])
+    if isinstance(facts.get("quantized"), dict):
+        quantized = facts["quantized"]
+        before = quantized.get("from")
+        types = ", ".join(before) if isinstance(before, dict) else "?"
+        yield _line("quantized", f"to {quantized.get('type')} from {types}")
     if isinstance(facts.get("runtime"), dict):
         runtime = facts["runtime"]
         yield _line("runtime", f"{runtime.get('size')} bytes, sha256 {runtime.get('sha256')}")

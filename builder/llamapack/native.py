@@ -2,7 +2,8 @@
 
 For tests and tools: the same sources and flags as the executables, without main.c, with the
 quantizers and with every symbol visible. `load_quantizers` is the part that a build with --quant
-needs, which compiles in seconds. cffi reads the public headers as the preprocessor leaves them with LP_CDEF set.
+needs, which compiles in seconds. cffi reads the public headers as the preprocessor leaves them with
+LP_CDEF set.
 
 SPDX-License-Identifier: Apache-2.0
 """

@@ -14,8 +14,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from llamapack.container import Source, Weights
 from llamapack.errors import LlamapackError, UsageError
 from llamapack.formats import FORMATS
+from llamapack.mixes import find_mix
+from llamapack.quantize import Quantized, quantized
 from llamapack.sources import Model, find_model
 from llamapack.targets import Target, find_target, host_target
 from llamapack.toolchain import find_tree
@@ -47,6 +50,13 @@ class Plan:
     system: str = ""
     args: list[str] = field(default_factory=list)
     licenses: list[Path] = field(default_factory=list)
+    quantized: Quantized | None = None
+
+    @property
+    def weights(self) -> Source | None:
+        if self.quantized is not None or self.model is None:
+            return self.quantized
+        return Weights(self.model.path, self.model.offset, self.model.size)
 
 
 def make_plan(
@@ -58,6 +68,7 @@ def make_plan(
     system: str = "",
     args: Sequence[str] = (),
     license_file: Path | None = None,
+    quant: str = "",
     no_model: bool = False,
 ) -> Plan:
     """Checks everything; model may be None with no_model only."""
@@ -65,6 +76,10 @@ def make_plan(
         raise UsageError("--no-model packs no weights, so it takes no MODEL")
     if not no_model and model is None:
         raise UsageError("MODEL is missing (a .gguf, a packed executable or a model's name)")
+    if quant:
+        find_mix(quant)
+        if no_model:
+            raise UsageError("--no-model packs no weights, so there is nothing to --quant")
     _check_text("--name", name, _MAX_NAME, lines=False)
     _check_text("--system", system, _MAX_SYSTEM, lines=True)
     _check_args(args)
@@ -79,9 +94,13 @@ def make_plan(
         licenses.insert(0, license_file)
     if found is not None:
         _check_model(found)
-        _check_against_input(found, outputs)
-    _check_space(found.size if found else 0, outputs)
-    return Plan(found, outputs, name, system, list(args), licenses)
+    made = quantized(found, quant) if found and quant else None
+    plan = Plan(found, outputs, name, system, list(args), licenses, made)
+    size = plan.weights.size if plan.weights else 0
+    if found is not None:
+        _check_against_input(found, size, outputs)
+    _check_space(size, outputs)
+    return plan
 
 
 def plan_outputs(out: Path, targets: Sequence[str]) -> list[Output]:
@@ -235,12 +254,12 @@ def _check_model(model: Model) -> None:
             )
 
 
-def _check_against_input(model: Model, outputs: list[Output]) -> None:
+def _check_against_input(model: Model, size: int, outputs: list[Output]) -> None:
     for output in outputs:
         if output.path.exists() and os.path.samefile(output.path, model.path):
             raise LlamapackError(f"{output.path} is the model itself; name another file with -o")
         limit = FORMATS[output.target.format].max_size
-        if limit is not None and model.size + RUNTIME_ROOM > limit:
+        if limit is not None and size + RUNTIME_ROOM > limit:
             raise LlamapackError(
                 f"{output.target.name}: with this model the file would exceed 4 GiB, which "
                 "Windows does not start; build with --no-model and pass the weights with -m"

@@ -145,9 +145,7 @@ def read_isas(tree: Tree) -> list[Isa]:
     return [Isa(name, arch, file, tuple(f.split()), text) for name, arch, file, f, text in rows]
 
 
-def sources_for(
-    tree: Tree, arch: str, *, windows: bool, quantizers: bool = False
-) -> list[Source]:
+def sources_for(tree: Tree, arch: str, *, windows: bool, quantizers: bool = False) -> list[Source]:
     """Every C file that belongs into a runtime for this CPU and system, sorted by name.
 
     `x_posix.c` and `x_windows.c` are the two bodies of one header. A `k_*.c` of the kernels
