@@ -19,6 +19,12 @@ static int within(int v, int low, int high) {
     return v < low ? low : v > high ? high : v;
 }
 
+/* A block's scale; the smallest there is rather than none where a run has a step. */
+static uint16_t scale_bits(float value) {
+    uint16_t bits = lp_half_bits(value);
+    return bits == 0 && value > 0.0f ? 1 : bits;
+}
+
 /* Q4_K and Q5_K: d * sc * q - dmin * m. */
 typedef struct affine_block {
     uint16_t d, dmin; /* binary16 */
@@ -66,8 +72,8 @@ static void choose_scales(const run_fits *fits, affine_block *block) {
         /* From a little too small for the largest run up. */
         float more = 1.0f + 0.03f * ((float)(trial % TRIALS) - 1.0f);
         float more_min = 1.0f + 0.03f * ((float)(trial / TRIALS) - 1.0f);
-        uint16_t d = lp_half_bits(steps / 63.0f * more);
-        uint16_t dmin = lp_half_bits(offsets / 63.0f * more_min);
+        uint16_t d = scale_bits(steps / 63.0f * more);
+        uint16_t dmin = scale_bits(offsets / 63.0f * more_min);
         float sc[RUNS], m[RUNS];
         float growth = round_runs(fits, lp_f16_to_f32(d), lp_f16_to_f32(dmin), sc, m);
         if (least >= 0.0f && growth >= least) continue;
@@ -228,7 +234,7 @@ typedef struct scaled_block {
 static void choose_scale(const float steps[SHORTS], const float qq[SHORTS], scaled_block *block) {
     float most = lp_max_magnitude(steps, SHORTS), least = -1.0f;
     for (unsigned trial = 0; trial < 32; trial++) {
-        uint16_t bits = lp_half_bits(most / 127.0f * (1.0f + 0.004f * (float)trial));
+        uint16_t bits = scale_bits(most / 127.0f * (1.0f + 0.004f * (float)trial));
         float d = lp_f16_to_f32(bits), inverse = lp_inverse(d), growth = 0.0f;
         float sc[SHORTS], more[SHORTS];
         for (unsigned r = 0; r < SHORTS; r++) {
