@@ -35,8 +35,9 @@ static void pack(const int8_t *q, int bias, uint8_t *qs, uint8_t *qh) {
 }
 
 void lp_quantize_q4_0(const float *x, lp_q4_0 *out) {
-    /* Levels beyond 8 cut the largest weight off, which pays where it stands alone. */
-    static const lp_levels levels = {-8.0f, 7.0f, 4.5f, 0.125f, 4, false};
+    /* Up to 8.4: steps that cut more off the largest weight lower the squared error by 0.2 % and
+     * the model is the worse for it (SmolLM2's perplexity on two texts, +1.8 and +0.9 %). */
+    static const lp_levels levels = {-8.0f, 7.0f, 4.5f, 0.125f, 2, false};
     int8_t q[N];
     float step = lp_fit_step(x, N, &levels);
     out->d = lp_half_of(settle(x, step, -8, levels.low, levels.high, q));
@@ -44,7 +45,7 @@ void lp_quantize_q4_0(const float *x, lp_q4_0 *out) {
 }
 
 void lp_quantize_q5_0(const float *x, lp_q5_0 *out) {
-    static const lp_levels levels = {-16.0f, 15.0f, 11.0f, 0.125f, 4, false};
+    static const lp_levels levels = {-16.0f, 15.0f, 11.0f, 0.125f, 3, false};
     int8_t q[N];
     float step = lp_fit_step(x, N, &levels);
     out->d = lp_half_of(settle(x, step, -8, levels.low, levels.high, q));
