@@ -80,7 +80,7 @@ static const row rows[] = {
     INT_ROW("-s", "--seed", ANSWERS | BENCH, seed, -1, 9007199254740992.0,
             "same seed, same text; -1 = random"),
     INT_ROW(NULL, "--draft", ANSWERS, draft, 0, LP_DRAFT_MOST,
-            "guess up to N tokens per step from the text so far: faster, same text; 0 = off (16)"),
+            "tokens to guess ahead from the text so far; 0 = off (16)"),
     LIST_ROW(NULL, "--stop", "TEXT", FIRST | ON(LP_COMMAND_CHAT), stops, n_stops, LP_MAX_STOPS,
              "end the answer before TEXT (may be repeated)"),
     TEXT_ROW(NULL, "--host", "H", WEB, host, "address to listen on (127.0.0.1)"),
