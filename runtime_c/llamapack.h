@@ -28,6 +28,7 @@
 #include "model/vocab.h"
 #include "model/model.h"
 #include "engine/engine.h"
+#include "engine/kv_file.h"
 #include "engine/sampler.h"
 #include "engine/scheduler.h"
 #include "chat/chat.h"
