@@ -168,7 +168,7 @@ class _Runtime:
     def _open(self) -> None:
         ffi, lib, model = self._ffi, self._lib, self._model
         mapping = ffi.new("lp_map *")
-        self._check(lib.lp_map_open(mapping, str(model.path).encode(), self._error))
+        self._check(lib.lp_map_open(mapping, os.fsencode(model.path), self._error))
         self._closing.append(lambda: lib.lp_map_close(mapping))
         if mapping.size < model.offset + model.size:
             raise LlamapackError(f"{model.path} changed while it was read; build again")
