@@ -114,7 +114,7 @@ def test_a_loaded_prefix_is_the_evaluated_one(
     native: Any, tmp_path: Path, arch: str, act: int, kv: int
 ) -> None:
     model = tiny_model.build(arch, "Q4_K", seed=2).save(tmp_path / "m.gguf")
-    options = {"n_ctx": 256, "n_seq": 2, "act": act, "kv": kv, "threads": 2}
+    options: dict[str, Any] = {"n_ctx": 256, "n_seq": 2, "act": act, "kv": kv, "threads": 2}
     with Session(native, model, **options) as s:
         tokens = (s.tokenize(TEXT) * 5)[:150]
         s.step(tokens, want=False)
