@@ -258,6 +258,22 @@ def test_what_cannot_be_prepared(
     assert not out.exists()
 
 
+def test_a_host_that_cannot_evaluate_says_what_to_do(
+    model: Path, tmp_path: Path, run_cli: Cli, capsys: pytest.CaptureFixture[str], monkeypatch: Any
+) -> None:
+    def no_library() -> None:
+        raise LlamapackError("cannot build a library for this machine")
+
+    monkeypatch.setattr("llamapack.system_kv.load", no_library)
+    words = ["build", str(model), "-o", str(tmp_path / "c"), "--system", SYSTEM]
+    assert run_cli(*words) == 1
+    assert "this machine (needed to evaluate the system prompt; --no-embed-kv" in (
+        capsys.readouterr().err
+    )
+    assert not (tmp_path / "c").exists()
+    assert run_cli(*words, "--no-embed-kv") == 0
+
+
 # --- dates ------------------------------------------------------------------------------------
 
 

@@ -35,6 +35,7 @@ __all__ = ["Prepared", "build_date", "prepare", "system_text"]
 _DAY = 86400
 _STEP = 128  # tokens between two looks at Ctrl-C
 _LEVELS = ("avx2", "neon")
+_HINT = "(needed to evaluate the system prompt; --no-embed-kv builds without that)"
 # Of different kinds from the first character on, so that what they share ends where they begin.
 _USERS = ("Hello", "1 + 1 = ?")
 # Differ in year, month, day, weekday and time of day.
@@ -99,6 +100,12 @@ def prepare(
     system = system_text(system, args)
     if "--no-embedded-kv" in defaults.values:
         return "the system prompt was not prepared: --arg says --no-embedded-kv"
+    if progress:
+        progress("making the runtime of this machine", 0, 1)
+    try:
+        load()
+    except LlamapackError as error:
+        raise LlamapackError(f"{error} {_HINT}", details=error.details) from None
     with _Runtime(model) as runtime:
         try:
             variants = [
@@ -258,9 +265,12 @@ class _Runtime:
                 "cpu": cpu,
             },
         )
-        engine = self._made(
-            "lp_engine", lib.lp_engine_open, lib.lp_engine_close, self._weights, params
-        )
+        try:
+            engine = self._made(
+                "lp_engine", lib.lp_engine_open, lib.lp_engine_close, self._weights, params
+            )
+        except LlamapackError as error:  # not enough memory
+            raise LlamapackError(f"{error} {_HINT}") from None
         for begin in range(0, len(tokens), _STEP):
             part = tokens[begin : begin + _STEP]
             rows = ffi.new("lp_batch_row[]", [(t, begin + i, 0, False) for i, t in enumerate(part)])
