@@ -242,6 +242,9 @@ def test_common_prefix(native: Any, path: Path) -> None:
         ]  # fmt: skip
         for tokens, n in cases:
             assert file.common(tokens) == n
+        # Three of fifty tokens are worth reading the file for the checksum, two are not.
+        file = File(s, evaluated(native, path, [7] * 50))
+        assert [file.common([7] * n + [8]) for n in (1, 2, 3, 4)] == [0, 0, 3, 4]
 
 
 # --- hostile bytes ----------------------------------------------------------------------------

@@ -71,7 +71,7 @@ lp_code lp_kv_file_fits(const lp_kv_file *file, const lp_engine *engine,
                         const uint8_t *model_sha256, uint64_t model_bytes,
                         lp_error *err) LP_MUST_USE;
 
-/* How many of the ids' first tokens it holds. */
+/* How many of the ids' first tokens it holds; 0 when they are too few to be worth reading it. */
 size_t lp_kv_file_common(const lp_kv_file *file, const int32_t *ids, size_t n);
 /* The sequence then holds the first n positions and nothing else. For a file that fits; checks the
  * checksum first, and leaves the sequence alone when anything is wrong. */
