@@ -29,6 +29,7 @@
 #include "model/vocab.h"
 #include "model/model.h"
 #include "engine/engine.h"
+#include "engine/kv_file.h"
 #include "engine/sampler.h"
 #include "engine/draft.h"
 #include "engine/lookup.h"

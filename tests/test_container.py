@@ -172,6 +172,36 @@ def test_reads_what_the_builder_writes(opened: Open, c_text: Any, packed: bytes)
         assert args == [b"--temp 0.7", b"--no-browser"]
 
 
+def test_what_is_said_of_a_prepared_system_prompt(
+    opened: Open, c_text: Any, tmp_path: Path, packed: bytes
+) -> None:
+    with opened(packed) as archive:
+        plain = archive.manifest()
+        root = hashlib.sha256(hashlib.sha256(MODEL_BYTES).digest()).digest()
+        assert c_text(plain.model_sha256).decode() == root.hex()
+        assert (c_text(plain.system_kv_entry), plain.has_date) == (b"", False)
+    (tmp_path / "m.gguf").write_bytes(MODEL_BYTES)
+    weights = Weights(tmp_path / "m.gguf", 0, len(MODEL_BYTES))
+    facts = Facts(system_kv={"tokens": 3}, date=1_772_668_800)
+    asked: list[tuple[bytes, int]] = []
+
+    def bound(sha256: bytes, size: int) -> bytes:
+        asked.append((sha256, size))
+        return b"prepared" * 99
+
+    out = io.BytesIO()
+    target = find_target("linux-x86_64")
+    write_container(out, RUNTIME, target, [], weights, facts, system_kv=bound)
+    assert asked == [(root, len(MODEL_BYTES))]
+    with opened(out.getvalue()) as archive:
+        manifest = archive.manifest()
+        assert c_text(manifest.system_kv_entry) == b"system.kv"
+        assert (manifest.has_date, manifest.date) == (True, 1_772_668_800)
+        assert archive.entries["system.kv"][:3] == (b"prepared" * 99, 792, False)
+        assert archive.entries["system.kv"][3] % 4096 == 0
+        archive.verify()
+
+
 def test_verify_reads_every_byte_once(opened: Open, packed: bytes) -> None:
     with opened(packed) as archive:
         seen = archive.verify()

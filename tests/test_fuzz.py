@@ -6,6 +6,7 @@ SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
 import os
+import struct
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +25,11 @@ def seeds(name: str, folder: Path) -> None:
     if name == "fuzz_model":
         for arch in tiny_model.ARCHS:
             tiny_model.build(arch, "Q8_0", seed=1).save(folder / f"{arch}.gguf")
+    if name == "fuzz_kv_file":
+        size = 192 + 3 * 4 * 32  # three tokens, two layers, slots of 32 bytes
+        head = struct.pack("<8s2I2Q40x", b"LPKVDATA", 1, 1, size, 0)
+        head += struct.pack("<6I16s4I3i", 0, 0, 2, 384, 3, 0, b"avx2", *[32] * 4, 1, 2, 3)
+        (folder / "whole").write_bytes(head.ljust(size, b"\0"))
     (folder / "empty").write_bytes(b"")
     for path in (FUZZ / "seeds" / name).glob("*"):
         (folder / path.name).write_bytes(path.read_bytes())

@@ -20,7 +20,7 @@ from typing import BinaryIO
 
 from llamapack.errors import LlamapackError
 
-__all__ = ["atomic_file", "remove_stale"]
+__all__ = ["atomic_file", "remove_stale", "scratch_file"]
 
 _MARK = ".lp-tmp-"
 
@@ -46,6 +46,20 @@ def atomic_file(path: Path, mode: int) -> Iterator[BinaryIO]:
         raise LlamapackError(_explain(path, error)) from None
     finally:
         # After the rename there is nothing left under this name.
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+
+
+@contextlib.contextmanager
+def scratch_file(path: Path) -> Iterator[tuple[Path, BinaryIO]]:
+    """A temporary file beside `path`, removed when the block ends however it ends."""
+    temporary, file = _create(path)
+    try:
+        with file:
+            yield temporary, file
+    except OSError as error:
+        raise LlamapackError(_explain(path, error)) from None
+    finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
 

@@ -8,13 +8,16 @@ import signal
 import sys
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
 import llamapack
 from llamapack import console
 from llamapack.errors import LlamapackError, UsageError
+
+if TYPE_CHECKING:
+    from llamapack.system_kv import Prepared
 
 app = typer.Typer(
     name="llamapack",
@@ -75,7 +78,29 @@ def build(
         ),
     ] = None,
     name: Annotated[str, typer.Option(metavar="TEXT", help="What the program calls itself.")] = "",
-    system: Annotated[str, typer.Option(metavar="TEXT", help="Default system prompt.")] = "",
+    system: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TEXT",
+            help="Default system prompt; evaluated now, so that the program starts from its cache. "
+            "Default: that of MODEL, if it is a packed executable that has one.",
+        ),
+    ] = None,
+    embed_kv: Annotated[
+        bool,
+        typer.Option(
+            "--embed-kv/--no-embed-kv",
+            help="Evaluate the system prompt now, and embed what the cache then holds.",
+        ),
+    ] = True,
+    live_date: Annotated[
+        bool,
+        typer.Option(
+            "--live-date",
+            help="A template that prints a date prints the day's, not the build's; what follows it "
+            "in the prompt cannot be evaluated now.",
+        ),
+    ] = False,
     arg: Annotated[
         list[str] | None,
         typer.Option(
@@ -111,6 +136,8 @@ def build(
         name=name,
         system=system,
         args=arg or (),
+        embed_kv=embed_kv,
+        live_date=live_date,
         license_file=license_file,
         quant=quant,
         no_model=no_model,
@@ -124,14 +151,24 @@ def build(
     if as_json:
         rows = [
             {"target": r.target, "path": str(r.path), "size": r.size, "model_size": r.model_size,
-             "runtime_size": r.runtime_size, "quant": r.quant, "warnings": list(r.warnings)}
+             "runtime_size": r.runtime_size, "quant": r.quant, "warnings": list(r.warnings),
+             "system_kv": _kv_row(r.prepared)}
             for r in results
         ]  # fmt: skip
         console.print_json({"outputs": rows})
     else:
         for r in results:
-            extra = console.size_text(r.size - r.model_size)
+            kv_size = len(r.prepared.data) if r.prepared else 0
+            extra = console.size_text(r.size - r.model_size - kv_size)
+            if r.prepared:
+                extra += f" + {console.size_text(kv_size)} of {r.prepared.tokens} prepared tokens"
             console.result(f"{r.path}  {r.target}  {console.size_text(r.size)} (model + {extra})")
+
+
+def _kv_row(prepared: "Prepared | None") -> dict[str, Any] | None:
+    if prepared is None:
+        return None
+    return {"size": len(prepared.data), "date": prepared.date, **prepared.facts}
 
 
 @app.command()

@@ -8,6 +8,7 @@ The file, in order. All ZIP offsets count from the first byte of the whole file:
     model.gguf               stored      its data begins at a multiple of 64 KiB of the file: the
                                          local header's extra field 0xD935 is the padding (as
                                          zipalign does it), or a gap of zeros before the header
+    system.kv                stored      at a multiple of 4 KiB, if there is one: see system_kv.py
     manifest.json            stored      UTF-8, sorted keys, no spaces; written last because it
                                          holds the hashes of all that was copied before it
     central directory        ZIP64 records only where a size or an offset needs them
@@ -24,6 +25,9 @@ manifest.json, format 1. Unknown keys are to be ignored; another major `format` 
      "target": "linux-x86_64",
      "name": "",                        what the sender calls it; "" when not given
      "system": "",                      default system prompt; "" when not given
+     "system_kv": {"entry": "system.kv", "tokens": 512,      only with that entry
+                   "cpu": "avx2", "act": "int8", "kv_type": "f16"},
+     "date": 1795564800,                only when prompts print a fixed date: seconds since 1970
      "args": ["--temp 0.7"],            default arguments, "--flag" or "--flag value" each
      "model": "model.gguf",             name of the weights' entry; "" without weights
      "chat_template_sha256": "",        of tokenizer.chat_template's bytes; "" when it has none
@@ -59,7 +63,7 @@ import hashlib
 import json
 import os
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
@@ -77,6 +81,7 @@ __all__ = [
     "FORMAT",
     "MANIFEST",
     "MODEL",
+    "SYSTEM_KV",
     "Facts",
     "Part",
     "Source",
@@ -93,9 +98,11 @@ ALIGNMENT = 1 << 16
 CHUNK = 64 << 20
 MANIFEST = "manifest.json"
 MODEL = "model.gguf"
+SYSTEM_KV = "system.kv"
 COMMENT_PREFIX = b"llamapack sha256 "
 
 _PIECE = 1 << 20
+_PAGE = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +152,12 @@ class Facts:
     license_files: tuple[str, ...] = ()
     notice: str = ""
     quantized: dict[str, Any] = field(default_factory=dict)
+    system_kv: Mapping[str, Any] | None = None  # the row about it, less "entry"
+    date: int | None = None
+
+
+Bound = Callable[[bytes, int], bytes]
+"""Of the weights' SHA-256 (the root over the chunks) and size: the bytes of system.kv for them."""
 
 
 def write_container(
@@ -155,6 +168,7 @@ def write_container(
     weights: Source | None,
     facts: Facts,
     progress: Callable[[int], None] | None = None,
+    system_kv: Bound | None = None,
 ) -> None:
     """Writes runtime and payload from the file's beginning. progress: bytes of weights written."""
     writer = _Writer(out, runtime)
@@ -162,6 +176,9 @@ def write_container(
         writer.add(part)
     if weights is not None:
         writer.add_weights(weights, progress)
+        if system_kv is not None:
+            root = bytes.fromhex(writer.rows[-1]["sha256"])
+            writer.add(Part(SYSTEM_KV, system_kv(root, weights.size)), _PAGE)
     writer.finish(_manifest(runtime, target, weights, facts, writer.rows))
 
 
@@ -176,19 +193,21 @@ class _Writer:
         self.rows: list[dict[str, Any]] = []
         out.write(runtime)
 
-    def add(self, part: Part) -> None:
+    def add(self, part: Part, align: int = 1) -> None:
         data, method = part.data, STORED
         if part.deflate:
             packer = zlib.compressobj(9, zlib.DEFLATED, -15)
             packed = packer.compress(data) + packer.flush()
             if len(packed) < len(data):
                 data, method = packed, DEFLATED
-        self._add(part.name, data, method, len(part.data), zlib.crc32(part.data))
+        self._add(part.name, data, method, len(part.data), zlib.crc32(part.data), align)
         self.rows.append(_row(self._entries[-1], hashlib.sha256(data).hexdigest()))
 
-    def _add(self, name: str, data: bytes, method: int, size: int, crc: int) -> None:
+    def _add(
+        self, name: str, data: bytes, method: int, size: int, crc: int, align: int = 1
+    ) -> None:
         entry = Entry(name, method, crc, len(data), size, header=self._at)
-        header = local_header(entry)
+        header = local_header(entry, align)
         self._out.write(header)
         self._out.write(data)
         self._rest.update(header)
@@ -305,6 +324,10 @@ def _manifest(
     }
     if facts.quantized:
         manifest["quantized"] = facts.quantized
+    if facts.system_kv is not None and weights:
+        manifest["system_kv"] = {"entry": SYSTEM_KV, **facts.system_kv}
+    if facts.date is not None:
+        manifest["date"] = facts.date
     text = json.dumps(manifest, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return text.encode()
 

@@ -3,6 +3,7 @@
 SPDX-License-Identifier: Apache-2.0
 """
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,10 +27,11 @@ def describe(path: Path) -> dict[str, Any]:
     opened = payload.open_payload(path)
     manifest = opened.manifest
     facts: dict[str, Any] = {"file": str(path), "size": opened.file_size}
-    for key in ("builder", "target", "name", "system", "args", "license", "runtime"):
+    for key in ("builder", "target", "name", "system", "args", "license", "runtime", "date"):
         facts[key] = manifest.get(key)
     if "quantized" in manifest:
         facts["quantized"] = manifest["quantized"]
+    facts["system_kv"] = _system_kv(opened)
     facts["entries"] = [
         {"name": e.name, "size": e.size, "stored": e.stored, "offset": e.data}
         for e in opened.entries.values()
@@ -38,6 +40,15 @@ def describe(path: Path) -> dict[str, Any]:
     if entry is not None and entry.size == entry.stored:
         facts["model"] = _model(read_gguf(path, entry.data, entry.stored))
     return facts
+
+
+def _system_kv(opened: payload.Payload) -> dict[str, Any] | None:
+    row = opened.system_kv
+    if row is None:
+        return None
+    facts: dict[str, Any] = {"size": opened.entries[row["entry"]].size}
+    facts["tokens"] = payload.number(row, "tokens")
+    return facts | {key: payload.text(row, key) for key in ("cpu", "act", "kv_type")}
 
 
 def _model(gguf: Gguf) -> dict[str, Any]:
@@ -67,6 +78,11 @@ def lines(facts: dict[str, Any]) -> Iterator[str]:
     for key in ("builder", "target", "name", "system"):
         if facts.get(key):
             yield _line(key, facts[key])
+    if kv := facts.get("system_kv"):
+        yield _line("prepared", f"{kv['tokens']} tokens of system prompt, {size_text(kv['size'])}, "
+                    f"--cpu {kv['cpu']} --act {kv['act']} --kv-type {kv['kv_type']}")  # fmt: skip
+    if isinstance(facts.get("date"), int):
+        yield _line("date", f"{time.strftime('%Y-%m-%d', time.gmtime(facts['date']))}, in prompts")
     if facts.get("args"):
         yield _line("args", " ".join(map(str, facts["args"])))
     if isinstance(facts.get("license"), dict):

@@ -24,6 +24,7 @@ __all__ = ["Payload", "extract", "open_payload", "read_entry", "verify"]
 _PIECE = 1 << 20
 _MAX_MANIFEST = 64 << 20
 _MAX_TEXT = 4 << 20
+_KV_HEAD = 112
 
 Progress = Callable[[int, int], None]
 """Called with bytes done and bytes in all."""
@@ -42,6 +43,12 @@ class Payload:
     @property
     def model(self) -> Entry | None:
         return self.entries.get(text(self.manifest, "model"))
+
+    @property
+    def system_kv(self) -> dict[str, Any] | None:
+        """The manifest's row about the system prompt evaluated at build time."""
+        row = self.manifest.get("system_kv")
+        return row if isinstance(row, dict) and text(row, "entry") in self.entries else None
 
 
 def open_payload(path: Path) -> Payload:
@@ -115,6 +122,7 @@ class _Verifier:
         for row in rows:
             self._entry(row)
         self._rest([self._payload.entries[text(row, "name")] for row in rows])
+        self._system_kv(rows)
         return self._total
 
     def _fail(self, what: str) -> LlamapackError:
@@ -191,6 +199,19 @@ class _Verifier:
         if comment != COMMENT_PREFIX + digest.hexdigest().encode():
             raise self._fail("the archive's headers or directory differ from their hash")
         self._step(len(comment))
+
+    def _system_kv(self, rows: list[dict[str, Any]]) -> None:
+        """Whether the evaluated system prompt is of these weights: runtime_c/engine/kv_file.h."""
+        row, weights = self._payload.system_kv, self._payload.model
+        if row is None or weights is None:
+            return
+        entry = self._payload.entries[row["entry"]]
+        self._file.seek(entry.data)
+        head = self._file.read(min(_KV_HEAD, entry.stored))
+        root = next(text(r, "sha256") for r in rows if text(r, "name") == weights.name)
+        bound = head[32:64].hex() == root and head[64:72] == weights.size.to_bytes(8, "little")
+        if len(head) != _KV_HEAD or not head.startswith(b"LPKVDATA") or not bound:
+            raise self._fail(f"{entry.name} does not belong to {weights.name}")
 
     def _read(self, offset: int, count: int) -> Iterator[bytes]:
         self._file.seek(offset)

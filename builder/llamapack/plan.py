@@ -23,7 +23,7 @@ from llamapack.sources import Model, find_model
 from llamapack.targets import Target, find_target, host_target
 from llamapack.toolchain import find_tree
 
-__all__ = ["Output", "Plan", "make_plan"]
+__all__ = ["Output", "Plan", "check_room", "make_plan"]
 
 RUNTIME_ROOM = 8 << 20  # above any runtime with its page and licences
 _MAX_NAME = 200
@@ -50,6 +50,8 @@ class Plan:
     system: str = ""
     args: list[str] = field(default_factory=list)
     licenses: list[Path] = field(default_factory=list)
+    embed_kv: bool = True  # evaluate the system prompt now, if there is one
+    live_date: bool = False
     quantized: Quantized | None = None
 
     @property
@@ -65,13 +67,16 @@ def make_plan(
     targets: Sequence[str] = (),
     *,
     name: str = "",
-    system: str = "",
+    system: str | None = None,
     args: Sequence[str] = (),
+    embed_kv: bool = True,
+    live_date: bool = False,
     license_file: Path | None = None,
     quant: str = "",
     no_model: bool = False,
 ) -> Plan:
-    """Checks everything; model may be None with no_model only."""
+    """Checks everything; model may be None with no_model only. Without a system prompt (None, not
+    "") a packed executable's own is kept."""
     if no_model and model is not None:
         raise UsageError("--no-model packs no weights, so it takes no MODEL")
     if not no_model and model is None:
@@ -81,7 +86,7 @@ def make_plan(
         if no_model:
             raise UsageError("--no-model packs no weights, so there is nothing to --quant")
     _check_text("--name", name, _MAX_NAME, lines=False)
-    _check_text("--system", system, _MAX_SYSTEM, lines=True)
+    _check_text("--system", system or "", _MAX_SYSTEM, lines=True)
     _check_args(args)
     outputs = plan_outputs(out, targets)
     for output in outputs:
@@ -95,11 +100,15 @@ def make_plan(
     if found is not None:
         _check_model(found)
     made = quantized(found, quant) if found and quant else None
-    plan = Plan(found, outputs, name, system, list(args), licenses, made)
-    size = plan.weights.size if plan.weights else 0
+    if system is None:
+        system = found.system if found else ""
+        _check_text(f"{model}: its system prompt", system, _MAX_SYSTEM, lines=True)
+    plan = Plan(
+        found, outputs, name, system, list(args), licenses, embed_kv, live_date, quantized=made
+    )
     if found is not None:
-        _check_against_input(found, size, outputs)
-    _check_space(size, outputs)
+        _check_against_input(found, outputs)
+    check_room(plan.weights.size if plan.weights else 0, outputs)
     return plan
 
 
@@ -254,29 +263,35 @@ def _check_model(model: Model) -> None:
             )
 
 
-def _check_against_input(model: Model, size: int, outputs: list[Output]) -> None:
+def _check_against_input(model: Model, outputs: list[Output]) -> None:
     for output in outputs:
         if output.path.exists() and os.path.samefile(output.path, model.path):
             raise LlamapackError(f"{output.path} is the model itself; name another file with -o")
+
+
+def check_room(size: int, outputs: list[Output]) -> None:
+    """Whether files with `size` bytes beside the runtime can exist and be written."""
+    for output in outputs:
         limit = FORMATS[output.target.format].max_size
         if limit is not None and size + RUNTIME_ROOM > limit:
             raise LlamapackError(
                 f"{output.target.name}: with this model the file would exceed 4 GiB, which "
                 "Windows does not start; build with --no-model and pass the weights with -m"
             )
+    _check_space(size, outputs)
 
 
-def _check_space(model_size: int, outputs: list[Output]) -> None:
+def _check_space(size: int, outputs: list[Output]) -> None:
     needed: dict[Path, int] = {}
     for output in outputs:
         folder = output.path.parent
-        needed[folder] = needed.get(folder, 0) + model_size + RUNTIME_ROOM
-    for folder, size in needed.items():
+        needed[folder] = needed.get(folder, 0) + size + RUNTIME_ROOM
+    for folder, total in needed.items():
         usage = shutil.disk_usage(folder)
         # A total of 0 is how a file system says that it does not know.
-        if usage.total and usage.free < size:
+        if usage.total and usage.free < total:
             raise LlamapackError(
-                f"not enough space in {folder}: {_mib(size)} needed, {_mib(usage.free)} free"
+                f"not enough space in {folder}: {_mib(total)} needed, {_mib(usage.free)} free"
             )
 
 

@@ -18,6 +18,7 @@ from llamapack.formats import detect
 from llamapack.gguf import Gguf, read_gguf
 from llamapack.licenses import find_beside
 from llamapack.payload import open_payload, read_entry
+from llamapack.payload import text as text_of
 
 __all__ = ["MODELS", "Model", "PackagedModel", "find_model"]
 
@@ -69,6 +70,7 @@ class Model:
     licenses: list[Path] = field(default_factory=list)
     embedded: dict[str, bytes] = field(default_factory=dict)
     """Licence texts that a packed executable carried, by file name."""
+    system: str = ""  # a packed executable's system prompt
 
     @property
     def size(self) -> int:
@@ -104,7 +106,9 @@ def _from_path(path: Path) -> Model:
         for name, text in payload.entries.items()
         if name.startswith(prefix)
     }
-    return Model(path, entry.data, read_gguf(path, entry.data, entry.stored), embedded=texts)
+    gguf = read_gguf(path, entry.data, entry.stored)
+    system = text_of(payload.manifest, "system")
+    return Model(path, entry.data, gguf, embedded=texts, system=system)
 
 
 def read_head(path: Path) -> bytes:

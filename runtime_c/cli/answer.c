@@ -122,13 +122,14 @@ static lp_str token_text(const lp_app *app, int32_t id) {
 
 lp_code lp_answer_prompt(const lp_app *app, const lp_message *messages, size_t n_messages,
                          lp_ids *ids, bool *thinking_open, lp_error *err) {
+    const int64_t *date = lp_app_date(app);
     lp_render_params params = {.messages = messages,
                                .n_messages = n_messages,
                                .add_generation_prompt = true,
                                .bos_token = token_text(app, lp_vocab_bos(app->vocab)),
                                .eos_token = token_text(app, lp_vocab_eos(app->vocab)),
                                .enable_thinking = app->options.no_thinking ? 0 : -1,
-                               .now = lp_clock_local()};
+                               .now = date != NULL ? *date : lp_clock_local()};
     LP_TRY(lp_chat_prompt_ids(app->tmpl, app->vocab, &params, ids, err));
     /* The last few tokens tell whether the template itself opened a thinking block. */
     size_t n = ids->len < TAIL_IDS ? ids->len : TAIL_IDS;

@@ -7,6 +7,7 @@
 
 #include "base/utf8.h"
 #include "cli/print.h"
+#include "cli/system_kv.h"
 #include "platform/process.h"
 #include "platform/terminal.h"
 #include "platform/thread.h"
@@ -18,12 +19,6 @@ enum {
     MAX_API_KEY = 4096,
     ENGINE_ROOM = 64 * 1024 * 1024 /* buffers beside the cache, for the memory check */
 };
-
-/* Below this many parameters activations are f32 unless --act says otherwise. Rounding them to int8
- * costs a small model visible answers (SmolLM2 135M: mean KL 0.0036, another token on top in 3 % of
- * positions, and "the capital of France" answered wrongly), and a small model is fast either way.
- */
-static const uint64_t PRECISE_BELOW = 500u * 1000u * 1000u;
 
 static const char *last_part(const char *path) {
     const char *name = path;
@@ -309,35 +304,18 @@ static lp_code check_memory(const lp_app *app, size_t n_seq, size_t n_ctx, size_
     return LP_OK;
 }
 
-static lp_code choice(const char *option, const char *given, const char *first, const char *second,
-                      bool *is_second, lp_error *err) {
-    *is_second = given != NULL && strcmp(given, second) == 0;
-    if (given == NULL || *is_second || strcmp(given, first) == 0) return LP_OK;
-    return lp_fail(err, LP_ERR_ARGUMENT, "%s is %s or %s, not '%s'", option, first, second, given);
-}
-
-/* f32 activations bring an f32 cache along when asked for by name, not when they are the default.
- */
-static lp_code choose_precision(const lp_app *app, bool *f32_acts, bool *f32_cache, lp_error *err) {
-    const lp_options *o = &app->options;
-    LP_TRY(choice("--act", o->act, "int8", "f32", f32_acts, err));
-    LP_TRY(choice("--kv-type", o->kv_type, "f16", "f32", f32_cache, err));
-    if (o->kv_type == NULL) *f32_cache = *f32_acts;
-    if (o->act == NULL) *f32_acts = lp_model_describe(app->model).n_params < PRECISE_BELOW;
-    return LP_OK;
-}
-
 lp_code lp_app_open_engine(lp_app *app, size_t n_seq, size_t n_logit_rows, size_t n_ctx,
                            lp_error *err) {
     LP_TRY(lp_app_open_vocab(app, err));
     if (app->engine != NULL) return LP_OK;
-    bool f32_acts = false;
-    bool f32_cache = false;
+    lp_act_mode act = LP_ACT_INT8;
+    lp_kv_type kv_type = LP_KV_F16;
     LP_TRY(apply_author_sampling(app, err));
     LP_TRY(about_model(app, lp_model_open(&app->model, app->gguf, err), err));
-    LP_TRY(choose_precision(app, &f32_acts, &f32_cache, err));
+    LP_TRY(lp_engine_choose_modes(app->model, app->options.act, app->options.kv_type, &act,
+                                  &kv_type, err));
     size_t kv_per_token = lp_model_describe(app->model).kv_bytes_per_token;
-    if (f32_cache) kv_per_token *= 2;
+    if (kv_type == LP_KV_F32) kv_per_token *= 2;
     if (n_ctx == 0) LP_TRY(choose_ctx(app, n_seq, kv_per_token, &n_ctx, err));
     LP_TRY(check_memory(app, n_seq, n_ctx, kv_per_token, err));
     uint32_t trained = lp_model_describe(app->model).n_ctx_train;
@@ -350,8 +328,8 @@ lp_code lp_app_open_engine(lp_app *app, size_t n_seq, size_t n_logit_rows, size_
                                .n_seq = n_seq,
                                .n_logit_rows = n_logit_rows,
                                .n_threads = threads,
-                               .act = f32_acts ? LP_ACT_F32 : LP_ACT_INT8,
-                               .kv_type = f32_cache ? LP_KV_F32 : LP_KV_F16,
+                               .act = act,
+                               .kv_type = kv_type,
                                .cpu = app->options.cpu};
     return lp_engine_open(&app->engine, app->model, &params, err);
 }
@@ -361,7 +339,9 @@ lp_code lp_app_open_scheduler(lp_app *app, lp_error *err) {
     LP_TRY(lp_app_open_chat(app, err));
     lp_draft_params draft = lp_app_draft(app);
     LP_TRY(lp_app_open_engine(app, 1, 1 + draft.most, 0, err));
-    return lp_scheduler_open(&app->scheduler, app->engine, app->vocab, &draft, err);
+    LP_TRY(lp_scheduler_open(&app->scheduler, app->engine, app->vocab, &draft, err));
+    lp_scheduler_prepare(app->scheduler, lp_app_system_kv(app));
+    return LP_OK;
 }
 
 lp_draft_params lp_app_draft(const lp_app *app) {
@@ -397,6 +377,14 @@ const char *lp_app_name(const lp_app *app) {
     (void)snprintf(name, sizeof name, "%s", printable.data == NULL ? "" : printable.data);
     lp_buf_free(&printable);
     return name;
+}
+
+const int64_t *lp_app_date(const lp_app *app) {
+    const lp_manifest *manifest =
+        app->container == NULL ? NULL : lp_container_manifest(app->container);
+    bool fixed = manifest != NULL && manifest->has_date && app->options.model_file == NULL &&
+                 !app->options.live_date;
+    return fixed ? &manifest->date : NULL;
 }
 
 lp_str lp_app_system(const lp_app *app) {

@@ -33,6 +33,7 @@ typedef struct lp_app {
     lp_template *tmpl;
     lp_model *model;
     lp_engine *engine;
+    lp_kv_file system_kv; /* see system_kv.h */
     lp_scheduler *scheduler;
 } lp_app;
 
@@ -54,5 +55,8 @@ lp_draft_params lp_app_draft(const lp_app *app);
 lp_sampling lp_app_sampling(const lp_app *app); /* a random seed if none was asked for */
 const char *lp_app_name(const lp_app *app); /* what the sender calls it, else the model's name */
 lp_str lp_app_system(const lp_app *app);    /* --system, else the sender's; may be empty */
+/* The date that prompts of templates with a date print, in seconds since 1970: the build's, if the
+ * system prompt was prepared with it; NULL = the clock's. */
+const int64_t *lp_app_date(const lp_app *app);
 
 #endif

@@ -7,6 +7,7 @@
 #include "base/json.h"
 #include "cli/commands.h"
 #include "cli/print.h"
+#include "cli/system_kv.h"
 #include "platform/terminal.h"
 #include "platform/thread.h"
 
@@ -86,6 +87,28 @@ static void model_facts(const lp_app *app, facts *f) {
     text_fact(f, "template", "chat template", lp_str_from(lp_template_origin(app->tmpl)));
 }
 
+/* The prepared system prompt, and why it would not be used. */
+static void prepared_facts(const lp_app *app, facts *f) {
+    lp_kv_file file;
+    lp_error why = {0};
+    bool found = false;
+    lp_code code = lp_system_kv_open(&file, app->container, &found, &why);
+    if (!found) return;
+    if (code == LP_OK) code = lp_kv_file_check(&file, &why);
+    if (code != LP_OK) {
+        text_fact(f, "system_kv_error", "system prompt", lp_str_from(why.text));
+        return;
+    }
+    number_fact(f, "system_kv_tokens", "system prompt", file.n_tokens, " tokens prepared");
+    number_fact(f, "system_kv_bytes", "its cache", file.size, " bytes");
+    lp_buf path;
+    lp_buf_init(&path, 0);
+    lp_buf_add_format(&path, "--cpu %s --act %s --kv-type %s", file.level, lp_act_name(file.act),
+                      lp_kv_type_name(file.type));
+    text_fact(f, "system_kv_path", "computed with", lp_buf_str(&path));
+    lp_buf_free(&path);
+}
+
 static lp_code machine_facts(const lp_app *app, facts *f, lp_error *err) {
     const char *why = NULL;
     const lp_kernels *best = lp_kernels_select(app->options.cpu, &why);
@@ -122,6 +145,7 @@ static lp_code collect(lp_app *app, facts *f, lp_error *err) {
         text_fact(f, "name", "name", lp_str_from(lp_app_name(app)));
         model_facts(app, f);
     }
+    prepared_facts(app, f);
     LP_TRY(machine_facts(app, f, err));
     if (f->json) lp_buf_add_text(&f->out, "}\n");
     return lp_buf_check(&f->out, err);
@@ -150,6 +174,10 @@ static lp_code verify(const lp_container *container, const char *path, lp_error 
     int shown = 0;
     bool progress = lp_terminal_is(2);
     LP_TRY(lp_container_verify(container, progress ? show_progress : NULL, &shown, err));
+    lp_kv_file prepared;
+    bool found = false;
+    LP_TRY(lp_system_kv_open(&prepared, container, &found, err));
+    if (found) LP_TRY(lp_kv_file_check(&prepared, err));
     (void)lp_print_format("ok: every byte of %s is as it was built\n", path);
     return LP_OK;
 }

@@ -37,6 +37,7 @@ typedef struct lp_options {
     const char *stops[LP_MAX_STOPS];
     size_t n_stops;
     bool raw, json, ids, parse_special, add_special, no_thinking, ignore_memory;
+    bool no_embedded_kv, live_date;
     int64_t n_predict, n_ctx, n_threads; /* 0 = automatic (n_ctx: -1 automatic, 0 = trained) */
     double temp, top_p, min_p, repeat_penalty, presence_penalty, frequency_penalty;
     int64_t top_k, repeat_last_n;

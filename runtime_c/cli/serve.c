@@ -7,6 +7,7 @@
 
 #include "cli/commands.h"
 #include "cli/print.h"
+#include "cli/system_kv.h"
 #include "platform/process.h"
 #include "platform/terminal.h"
 
@@ -64,6 +65,8 @@ static lp_code serve(lp_app *app, lp_server *server, bool browser, const char *i
                                .sandbox = app->sandbox,
                                .license = license,
                                .system = lp_app_system(app),
+                               .date = lp_app_date(app),
+                               .ready = lp_app_system_kv(app),
                                .sampling = lp_app_sampling(app),
                                .seed_given = app->options.seed >= 0,
                                .draft = draft,

@@ -36,6 +36,14 @@ typedef struct lp_batch_row {
  * KL of 5e-7 on average and up to 6e-6, measured on SmolLM2), else F16. */
 lp_kv_type lp_engine_kv_type_for(lp_act_mode act);
 
+/* The modes to run a model in: those that were asked for by name (as --act and --kv-type take them;
+ * NULL = not asked for), else what suits it. LP_ERR_ARGUMENT lists the names. */
+lp_code lp_engine_choose_modes(const lp_model *model, const char *act_name,
+                               const char *kv_type_name, lp_act_mode *act, lp_kv_type *kv_type,
+                               lp_error *err) LP_MUST_USE;
+const char *lp_act_name(lp_act_mode act); /* "?" for what this build does not know */
+const char *lp_kv_type_name(lp_kv_type type);
+
 /* Errors: LP_ERR_ARGUMENT (level, sizes), LP_ERR_MEMORY (says how much was needed). */
 lp_code lp_engine_open(lp_engine **out, const lp_model *model, const lp_engine_params *params,
                        lp_error *err) LP_MUST_USE;

@@ -65,6 +65,7 @@ struct lp_scheduler {
     lp_engine *engine;
     const lp_vocab *vocab;
     size_t n_vocab;     /* ids that may be sampled: rows of the output that are tokens */
+    lp_kv_file *ready;  /* prepared keys and values, borrowed; NULL = none */
     lp_job *jobs;       /* all that are not freed, in order of submission */
     holder *holders;    /* one per sequence, owned */
     int32_t *tokens;    /* owned */
@@ -128,6 +129,10 @@ lp_code lp_scheduler_open(lp_scheduler **out, lp_engine *engine, const lp_vocab 
     }
     *out = s;
     return LP_OK;
+}
+
+void lp_scheduler_prepare(lp_scheduler *scheduler, lp_kv_file *prefix) {
+    scheduler->ready = prefix;
 }
 
 /* Ends a job: the last callback, and its sequence becomes free with all it holds. */
@@ -258,19 +263,34 @@ static size_t common_prefix(const holder *h, const lp_job *job) {
     return i;
 }
 
-/* The free sequence that shares most with the prompt; among equals the one longest unused. */
+/* The free sequence that shares most with the prompt; among equals the one longest unused. What is
+ * ready can be copied into any: less than that is worth nothing, and nobody's longer conversation
+ * is given up for it. */
 static holder *best_free(lp_scheduler *s, const lp_job *job, size_t *prefix) {
+    size_t ready =
+        s->ready ? lp_kv_file_common(s->ready, job->prompt, job->stats.prompt_tokens) : 0;
     holder *best = NULL;
     for (size_t i = 0; i < lp_engine_n_seq(s->engine); i++) {
         holder *h = &s->holders[i];
         if (h->job) continue;
         size_t common = common_prefix(h, job);
+        if (common < ready) common = ready;
         if (best && (common < *prefix || (common == *prefix && h->last_use >= best->last_use)))
             continue;
         best = h;
         *prefix = common;
     }
     return best;
+}
+
+/* Makes a sequence hold the first n tokens of the prompt by a copy; returns how many it shares. */
+static size_t copy_ready(lp_scheduler *s, holder *h, const lp_job *job, size_t n) {
+    if (lp_kv_file_load(s->ready, s->engine, (int32_t)(h - s->holders), n, NULL) != LP_OK) {
+        s->ready = NULL; /* damaged: evaluated as if there were none */
+        return common_prefix(h, job);
+    }
+    memcpy(h->tokens, job->prompt, n * sizeof *h->tokens);
+    return n;
 }
 
 static void start_waiting(lp_scheduler *s) {
@@ -280,6 +300,7 @@ static void start_waiting(lp_scheduler *s) {
         holder *h = best_free(s, job, &keep);
         if (!h) return;
         if (keep == job->stats.prompt_tokens) keep--;
+        if (keep > common_prefix(h, job)) keep = copy_ready(s, h, job, keep);
         job->sequence = (int32_t)(h - s->holders);
         job->n_fed = job->stats.cached_tokens = keep;
         job->started = lp_clock_seconds();

@@ -4,9 +4,10 @@
  * A job is a prompt (ids) and what to do with it. The terminal submits one at a time; the server
  * many. Each step mixes one token of every answering job with a chunk of a waiting prompt. A job
  * takes the free sequence whose cached tokens share the longest prefix with its prompt and keeps
- * those. Text arrives in whole UTF-8 characters; a suffix that could begin a stop text is held
- * back until it is known not to. Tokens guessed from the text so far are checked several per step
- * where that is faster; texts are the same with and without.
+ * those; where a prepared prefix (lp_scheduler_prepare) shares more, it starts from a copy of that.
+ * Text arrives in whole UTF-8 characters; a suffix that could begin a stop text is held back until
+ * it is known not to. Tokens guessed from the text so far are checked several per step where that is
+ * faster; texts are the same with and without.
  * One thread drives it (submit, step, cancel); lp_job_cancel may come from another thread.
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef LP_ENGINE_SCHEDULER_H
@@ -14,6 +15,7 @@
 
 #include "engine/draft.h"
 #include "engine/engine.h"
+#include "engine/kv_file.h"
 #include "engine/sampler.h"
 #include "model/vocab.h"
 
@@ -65,6 +67,11 @@ typedef struct lp_job_params {
 lp_code lp_scheduler_open(lp_scheduler **out, lp_engine *engine, const lp_vocab *vocab,
                           const lp_draft_params *draft, lp_error *err) LP_MUST_USE;
 void lp_scheduler_close(lp_scheduler *scheduler); /* running jobs finish as cancelled */
+
+/* Keys and values at hand for the first tokens of prompts to come; one that fits the engine (see
+ * lp_kv_file_fits), borrowed until the scheduler is closed. NULL = none. A damaged one is given up
+ * at its first use. */
+void lp_scheduler_prepare(lp_scheduler *scheduler, lp_kv_file *prefix);
 
 /* LP_ERR_FULL when the prompt alone does not fit (the text says both counts). The job is owned by
  * the scheduler until lp_job_release, which may be called at any time after submit, also inside a

@@ -45,6 +45,10 @@ typedef struct lp_manifest {
     lp_str license_name;    /* "apache-2.0"; "" */
     lp_str license_notice;  /* a line that must be shown, such as "Built with Llama"; "" */
     lp_str template_sha256; /* hex digits, of the model's chat template; "" */
+    lp_str model_sha256;    /* hex digits, the root over the weights' chunks; "" */
+    lp_str system_kv_entry; /* what engine/kv_file.h reads; "" when nothing was prepared */
+    bool has_date;          /* prompts that print a date print this one */
+    int64_t date;           /* seconds since 1970 */
 } lp_manifest;
 /* Parsed when the container is opened; NULL when the archive has none. */
 const lp_manifest *lp_container_manifest(const lp_container *container);

@@ -19,6 +19,9 @@
 
 enum { FORMAT = 1, MOST_ARGS = 1024, MOST_MANIFEST = 16 << 20 };
 
+/* The first second of the year 10000. */
+static const int64_t END_OF_DATES = INT64_C(253402300800);
+
 static const char manifest_name[] = "manifest.json";
 
 static lp_code wrong(lp_error *err, const char *key, const char *what) {
@@ -86,6 +89,31 @@ static lp_code read_license(const lp_json_node *root, lp_manifest *m, lp_error *
     return read_text(node, "notice", &m->license_notice, err);
 }
 
+/* The prepared system prompt only saves time: a row that makes no sense is as none. */
+static void read_system_kv(lp_container *c, const lp_json_node *root) {
+    lp_manifest *m = &c->manifest;
+    const lp_json_node *prepared = lp_json_get(root, "system_kv");
+    m->system_kv_entry = m->model_sha256 = (lp_str){"", 0};
+    if (!prepared || lp_json_type_of(prepared) != LP_JSON_OBJECT ||
+        read_text(prepared, "entry", &m->system_kv_entry, NULL) != LP_OK)
+        m->system_kv_entry = (lp_str){"", 0};
+    const lp_json_node *rows = lp_json_get(root, "entries"), *row = NULL;
+    if (rows && lp_json_type_of(rows) == LP_JSON_ARRAY) row = lp_json_first(rows);
+    for (; row && m->model_entry.len > 0; row = lp_json_next(row)) {
+        const lp_json_node *name = lp_json_get(row, "name"), *digest = lp_json_get(row, "sha256");
+        if (!name || !digest || !lp_str_equal(lp_json_string(name), m->model_entry)) continue;
+        m->model_sha256 = lp_json_string(digest);
+        return;
+    }
+}
+
+static lp_code read_date(const lp_json_node *root, lp_manifest *m, lp_error *err) {
+    const lp_json_node *node = lp_json_get(root, "date");
+    if (!node) return LP_OK;
+    m->has_date = lp_json_integer(node, &m->date) && m->date >= 0 && m->date < END_OF_DATES;
+    return m->has_date ? LP_OK : wrong(err, "date", "is not a time");
+}
+
 /* The weights are used where they lie, so they must be stored, and aligned for vector loads. */
 static lp_code check_model(const lp_container *c, lp_error *err) {
     lp_str name = c->manifest.model_entry;
@@ -116,6 +144,8 @@ static lp_code read_manifest(lp_container *c, lp_error *err) {
     LP_TRY(read_text(root, "chat_template_sha256", &m->template_sha256, err));
     LP_TRY(read_args(c, root, err));
     LP_TRY(read_license(root, m, err));
+    LP_TRY(read_date(root, m, err));
+    read_system_kv(c, root);
     return check_model(c, err);
 }
 

@@ -235,7 +235,7 @@ static lp_code make_prompt(conversation *c, lp_work *work, lp_error *err) {
                                .bos_token = token_text(p->vocab, lp_vocab_bos(p->vocab)),
                                .eos_token = token_text(p->vocab, lp_vocab_eos(p->vocab)),
                                .enable_thinking = c->enable_thinking,
-                               .now = lp_clock_local(),
+                               .now = p->date != NULL ? *p->date : lp_clock_local(),
                                .extra_json =
                                    c->extra.len > 2 ? lp_buf_str(&c->extra) : (lp_str){NULL, 0}};
     lp_generation *g = &work->gen;

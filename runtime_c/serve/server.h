@@ -12,6 +12,7 @@
 #include "chat/chat.h"
 #include "engine/draft.h"
 #include "engine/engine.h"
+#include "engine/kv_file.h"
 #include "engine/sampler.h"
 #include "model/container.h"
 #include "model/vocab.h"
@@ -48,6 +49,8 @@ typedef struct lp_server_params {
     const char *sandbox;           /* what lp_confine returned */
     lp_str license;                /* licence name; may be empty */
     lp_str system;                 /* system text for chats that bring none; may be empty */
+    const int64_t *date;           /* what prompts that print a date print; NULL = the clock's */
+    lp_kv_file *ready;             /* see lp_scheduler_prepare; may be NULL */
     lp_sampling sampling;          /* for fields a request does not give; its seed is not used */
     bool seed_given;               /* sampling.seed is the seed of requests without one */
     lp_draft_params draft;         /* see lp_scheduler_open */

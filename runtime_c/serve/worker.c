@@ -288,6 +288,7 @@ lp_code lp_workers_open(lp_workers **out, const lp_api *api, lp_waker *waker, lp
     if (code == LP_OK)
         code = lp_scheduler_open(&w->scheduler, api->params->engine, api->params->vocab,
                                  &api->params->draft, err);
+    if (code == LP_OK) lp_scheduler_prepare(w->scheduler, api->params->ready);
     /* The template engine may nest 64 deep: a megabyte is ample. */
     if (code == LP_OK)
         code = lp_thread_start(&w->prepare_thread, prepare_main, w, (size_t)1 << 20, err);

@@ -1,0 +1,50 @@
+/* fuzz_kv_file.c - a hostile prepared system prompt: open it, and use it as the scheduler would.
+ *
+ * The bytes are given a right checksum first (who made them made that, too), so that every other
+ * check has its turn; every second input goes without. Seed: see tests/test_fuzz.py.
+ * SPDX-License-Identifier: Apache-2.0 */
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/memory.h"
+#include "engine/kv_file.h"
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+/* Reads all that a header lets a reader reach; an id outside the vocabulary would be a bug. */
+static void use(lp_kv_file *file) {
+    static const int32_t ids[] = {1, 2, 3, 4, 5, 6, 7, 8};
+    if (lp_kv_file_common(file, ids, sizeof ids / sizeof ids[0]) > file->n_tokens) abort();
+    for (size_t i = 0; i < file->n_tokens; i++) {
+        uint32_t id = (uint32_t)file->tokens[4 * i] | (uint32_t)file->tokens[4 * i + 1] << 8 |
+                      (uint32_t)file->tokens[4 * i + 2] << 16 |
+                      (uint32_t)file->tokens[4 * i + 3] << 24;
+        if (id >= file->n_vocab || id > INT32_MAX) abort();
+    }
+    size_t per_token = 0;
+    for (uint32_t i = 0; i < 2 * file->n_layer; i++) {
+        const uint8_t *slot = file->slots + 4 * (size_t)i;
+        per_token +=
+            (size_t)slot[0] | (size_t)slot[1] << 8 | (size_t)slot[2] << 16 | (size_t)slot[3] << 24;
+    }
+    /* The last byte that loading would read is the file's last. */
+    if (file->layers + per_token * file->n_tokens != file->data + file->size) abort();
+    if (strlen(file->level) > LP_KV_LEVEL_BYTES) abort();
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
+    static const uint8_t sha256[32] = {1};
+    uint8_t *copy = lp_alloc(size, 1);
+    lp_kv_file file;
+    if (copy == NULL) return 0;
+    if (size > 0) memcpy(copy, data, size);
+    if (size > 0 && data[size - 1] % 2 == 0) lp_kv_file_seal(copy, size, sha256, size);
+    if (lp_kv_file_open(&file, copy, size, NULL) == LP_OK) {
+        (void)!lp_kv_file_check(&file, NULL);
+        use(&file);
+    }
+    lp_free(copy);
+    return 0;
+}
