@@ -24,6 +24,7 @@ from engine_session import (
     INT8,
     KV_F16,
     KV_F32,
+    KV_Q8_0,
     STOPPED,
     Refused,
     Session,
@@ -157,6 +158,29 @@ def same(a: npt.NDArray[np.float32], b: npt.NDArray[np.float32]) -> bool:
     return a.tobytes() == b.tobytes()
 
 
+def test_a_cache_of_bytes_is_close_and_half_as_large(native: Any, folder: Path) -> None:
+    path = tiny(folder, "llama", "Q8_0")
+    tokens, want = expected(path)
+    size = {}
+    for kv in (KV_F16, KV_Q8_0):
+        with Session(native, path, n_logit_rows=N, act=F32, kv=kv, threads=2) as s:
+            kl = reference.divergence(want, s.step(tokens))
+            size[kv] = native.lib.lp_engine_kv_bytes(s.engine)
+        assert kl.max() < (1e-4 if kv == KV_F16 else 1e-2), kv
+    assert kl.max() > 1e-9  # it is the other cache
+    assert size[KV_Q8_0] * 64 == size[KV_F16] * 34
+
+
+def test_a_cache_of_bytes_needs_whole_blocks(native: Any, folder: Path) -> None:
+    shape = replace(tiny_model.shape_of("llama"), key_len=16)
+    path = tiny(folder, "llama", "F16", shape=shape)
+    with (
+        pytest.raises(Refused, match="multiple of 32.*--kv-type f16"),
+        Session(native, path, kv=KV_Q8_0),
+    ):
+        pass
+
+
 @pytest.mark.parametrize(
     ("arch", "kind", "act", "kv"),
     [
@@ -167,6 +191,8 @@ def same(a: npt.NDArray[np.float32], b: npt.NDArray[np.float32]) -> bool:
         ("qwen3", "Q5_0", INT8, KV_F16),
         ("gemma2", "Q8_0", INT8, KV_F16),
         ("gemma3", "Q5_K", INT8, KV_F16),
+        ("llama", "BF16", INT8, KV_F16),
+        ("qwen2", "Q8_0", INT8, KV_Q8_0),
         ("llama", "Q4_0", F32, KV_F32),
         ("gemma3", "Q2_K", F32, KV_F32),
     ],

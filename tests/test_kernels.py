@@ -374,9 +374,7 @@ def test_store_kv_of_bytes(lib: Any, ffi: Any) -> None:
     stored = []
     for level in levels:
         out = np.zeros((8, 34), np.uint8)
-        level.store_kv(
-            lib.LP_KV_Q8_0, ffi.from_buffer("float[]", x), ffi.from_buffer(out), x.size
-        )
+        level.store_kv(lib.LP_KV_Q8_0, ffi.from_buffer("float[]", x), ffi.from_buffer(out), x.size)
         stored.append(out)
         assert np.array_equal(out, stored[0]), cases.name_of(ffi, level)
     values = cases.dequantized(cases.BY_NAME["Q8_0"], stored[0])

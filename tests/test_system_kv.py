@@ -129,6 +129,21 @@ def test_the_same_answers_and_only_the_rest_evaluated(
             assert cached(server)[1] == 0
 
 
+def test_with_quantized_weights_it_is_theirs(tmp_path: Path, pack: Callable[..., Any]) -> None:
+    half = tiny_model.build("llama", "F16").save(tmp_path / "half.gguf")
+    path, row = pack("chat", half, "--quant", "Q8_0", "--system", SYSTEM)
+    assert row["quant"] == "Q8_0"
+    assert row["system_kv"]["tokens"] > 10
+    with serving(path) as server:
+        prompt, from_cache = cached(server)
+        assert row["system_kv"]["tokens"] <= from_cache < prompt
+    assert answer(path) == answer(path, "--no-embedded-kv")
+    assert not list(tmp_path.glob(".*lp-tmp*"))
+    first = path.read_bytes()
+    path, _ = pack("chat", half, "--quant", "Q8_0", "--system", SYSTEM)
+    assert path.read_bytes() == first
+
+
 def test_two_sequences_start_from_it_at_once(model: Path, pack: Callable[..., Any]) -> None:
     path, row = pack("chat", model, "--system", SYSTEM)
     with serving(path, "--parallel", "2") as server:

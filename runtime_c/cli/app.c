@@ -315,7 +315,8 @@ lp_code lp_app_open_engine(lp_app *app, size_t n_seq, size_t n_logit_rows, size_
     LP_TRY(lp_engine_choose_modes(app->model, app->options.act, app->options.kv_type, &act,
                                   &kv_type, err));
     size_t kv_per_token = lp_model_describe(app->model).kv_bytes_per_token;
-    if (kv_type == LP_KV_F32) kv_per_token *= 2;
+    /* Told for F16: 32 values of 64 bytes. */
+    kv_per_token = kv_per_token / 64 * lp_kv_bytes(kv_type, 32);
     if (n_ctx == 0) LP_TRY(choose_ctx(app, n_seq, kv_per_token, &n_ctx, err));
     LP_TRY(check_memory(app, n_seq, n_ctx, kv_per_token, err));
     uint32_t trained = lp_model_describe(app->model).n_ctx_train;

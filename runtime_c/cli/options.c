@@ -108,7 +108,7 @@ static const row rows[] = {
              json, "machine-readable output"),
     TEXT_ROW(NULL, "--act", "MODE", RUNS, act,
              "int8 (fast) or f32 (precise) activations; models below 0.5 billion: f32"),
-    TEXT_ROW(NULL, "--kv-type", "TYPE", RUNS, kv_type, "key-value cache: f16 (default) or f32"),
+    TEXT_ROW(NULL, "--kv-type", "TYPE", RUNS, kv_type, "key-value cache: f16 (default), f32, or q8_0 (half of f16)"),
     TEXT_ROW(NULL, "--cpu", "LEVEL", RUNS | ON(LP_COMMAND_INFO), cpu,
              "instruction set to use (the best one; info lists them)"),
     FLAG_ROW(NULL, "--ignore-memory", RUNS, ignore_memory,

@@ -133,7 +133,7 @@ static lp_code check_params(const lp_engine_params *p, lp_error *err) {
                        p->n_logit_rows, MAX_BATCH);
     if (p->act != LP_ACT_INT8 && p->act != LP_ACT_F32)
         return lp_fail(err, LP_ERR_ARGUMENT, "unknown activation mode %d", (int)p->act);
-    if (p->kv_type != LP_KV_F16 && p->kv_type != LP_KV_F32)
+    if (p->kv_type != LP_KV_F16 && p->kv_type != LP_KV_F32 && p->kv_type != LP_KV_Q8_0)
         return lp_fail(err, LP_ERR_ARGUMENT, "unknown cache type %d", (int)p->kv_type);
     return LP_OK;
 }
@@ -149,7 +149,8 @@ lp_kv_type lp_engine_kv_type_for(lp_act_mode act) {
 static const uint64_t PRECISE_BELOW = 500u * 1000u * 1000u;
 
 static const char *const act_names[] = {[LP_ACT_INT8] = "int8", [LP_ACT_F32] = "f32"};
-static const char *const kv_type_names[] = {[LP_KV_F16] = "f16", [LP_KV_F32] = "f32"};
+static const char *const kv_type_names[] = {
+    [LP_KV_F16] = "f16", [LP_KV_F32] = "f32", [LP_KV_Q8_0] = "q8_0"};
 
 const char *lp_act_name(lp_act_mode act) {
     size_t i = (size_t)act;
@@ -182,7 +183,7 @@ lp_code lp_engine_choose_modes(const lp_model *model, const char *act_name,
         *kv_type = (lp_kv_type)i;
         return LP_OK;
     }
-    return lp_fail(err, LP_ERR_ARGUMENT, "--kv-type is f16 or f32, not '%s'", kv_type_name);
+    return lp_fail(err, LP_ERR_ARGUMENT, "--kv-type is f16, f32 or q8_0, not '%s'", kv_type_name);
 }
 
 lp_code lp_engine_open(lp_engine **out, const lp_model *model, const lp_engine_params *params,

@@ -280,14 +280,13 @@ static lp_attention shared_attention(const attention_job *j, size_t kv_head, int
     const lp_engine *e = j->e;
     const lp_model *m = e->model;
     const lp_kv_layer *cache = &e->kv.layers[j->layer - m->layers];
-    size_t element = e->kv.type == LP_KV_F16 ? 2 : 4;
     return (lp_attention){.kv_type = e->kv.type,
                           .keys = e->kv.pages + cache->keys,
                           .values = e->kv.pages + cache->values,
                           .key_slot_bytes = cache->key_slot,
                           .value_slot_bytes = cache->value_slot,
-                          .key_head_offset = kv_head * m->key_len * element,
-                          .value_head_offset = kv_head * m->value_len * element,
+                          .key_head_offset = lp_kv_bytes(e->kv.type, kv_head * m->key_len),
+                          .value_head_offset = lp_kv_bytes(e->kv.type, kv_head * m->value_len),
                           .table = e->kv.seqs[sequence].table,
                           .block_len = LP_KV_BLOCK,
                           .head_dim = m->key_len,

@@ -7,15 +7,16 @@
 
 /* Lays the layers out one after another; false when the sum is more than an address can hold. */
 static bool lay_out(lp_kvcache *kv, const lp_model *model) {
-    size_t element = kv->type == LP_KV_F16 ? 2 : 4, slots = 0, total = 0;
+    size_t slots = 0, total = 0;
     if (!lp_size_mul(kv->blocks_per_seq, kv->n_seq, &slots) ||
         !lp_size_mul(slots, LP_KV_BLOCK, &slots))
         return false;
     for (uint32_t i = 0; i < model->n_layer; i++) {
         lp_kv_layer *layer = &kv->layers[i];
         size_t keys, values;
-        layer->key_slot = model->layers[i].n_head_kv * (size_t)model->key_len * element;
-        layer->value_slot = model->layers[i].n_head_kv * (size_t)model->value_len * element;
+        size_t heads = model->layers[i].n_head_kv;
+        layer->key_slot = lp_kv_bytes(kv->type, heads * model->key_len);
+        layer->value_slot = lp_kv_bytes(kv->type, heads * model->value_len);
         if (!lp_size_mul(slots, layer->key_slot, &keys) ||
             !lp_size_mul(slots, layer->value_slot, &values))
             return false;
@@ -31,6 +32,11 @@ static bool lay_out(lp_kvcache *kv, const lp_model *model) {
 lp_code lp_kv_open(lp_kvcache *kv, const lp_model *model, lp_kv_type type, size_t n_ctx,
                    size_t n_seq, lp_error *err) {
     *kv = (lp_kvcache){.type = type, .n_ctx = n_ctx, .n_seq = n_seq};
+    if (type == LP_KV_Q8_0 && (model->key_len % 32 != 0 || model->value_len % 32 != 0))
+        return lp_fail(err, LP_ERR_ARGUMENT,
+                       "a q8_0 cache needs heads of a multiple of 32 values, and this model's have "
+                       "%lu and %lu; take --kv-type f16",
+                       (unsigned long)model->key_len, (unsigned long)model->value_len);
     kv->blocks_per_seq = n_ctx / LP_KV_BLOCK + (n_ctx % LP_KV_BLOCK != 0);
     size_t n_blocks = 0;
     kv->layers = lp_alloc(model->n_layer, sizeof *kv->layers);
