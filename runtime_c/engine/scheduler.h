@@ -6,10 +6,9 @@
  * takes the free sequence whose cached tokens share the longest prefix with its prompt and keeps
  * those; where a prepared prefix (lp_scheduler_prepare) shares more, it starts from a copy of that.
  * Text arrives in whole UTF-8 characters; a suffix that could begin a stop text is held back until
- * it is known not to. Tokens guessed from the text so far are checked several per step where that is
- * faster; texts are the same with and without.
- * One thread drives it (submit, step, cancel); lp_job_cancel may come from another thread.
- * SPDX-License-Identifier: Apache-2.0 */
+ * it is known not to. Tokens guessed from the text so far are checked several per step where that
+ * is faster; texts are the same with and without. One thread drives it (submit, step, cancel);
+ * lp_job_cancel may come from another thread. SPDX-License-Identifier: Apache-2.0 */
 #ifndef LP_ENGINE_SCHEDULER_H
 #define LP_ENGINE_SCHEDULER_H
 
