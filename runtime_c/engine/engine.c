@@ -59,6 +59,22 @@ static widths measure(const lp_engine *e) {
     return w;
 }
 
+static void note_buffer(lp_engine *e, size_t at, size_t row_bytes, bool of_logits) {
+    e->buffers[e->n_buffers++] = (lp_row_buffer){at, row_bytes, of_logits};
+}
+
+/* Before a step of more rows than any before. */
+static void ready_rows(lp_engine *e, size_t n_rows, size_t n_logits) {
+    if (n_rows <= e->n_rows_ready && n_logits <= e->n_logits_ready) return;
+    e->n_rows_ready = larger(e->n_rows_ready, n_rows);
+    e->n_logits_ready = larger(e->n_logits_ready, n_logits);
+    for (size_t i = 0; i < e->n_buffers; i++) {
+        const lp_row_buffer *b = &e->buffers[i];
+        size_t rows = b->of_logits ? e->n_logits_ready : e->n_rows_ready;
+        lp_pages_commit(e->pages + b->at, rows * b->row_bytes);
+    }
+}
+
 /* Two passes: sizes first, then the same offsets become pointers. */
 static lp_code plan_buffers(lp_engine *e, lp_error *err) {
     const lp_model *m = e->model;
@@ -92,6 +108,18 @@ static lp_code plan_buffers(lp_engine *e, lp_error *err) {
         return lp_fail(err, LP_ERR_MEMORY,
                        "buffers for steps of %zu tokens need %zu MiB, more than there is", n,
                        p.total >> 20);
+    size_t row_bytes[][2] = {{x, m->n_embd * f}, {tmp, m->n_embd * f}, {q, w.q * f},
+                             {k, w.k * f},       {v, w.v * f},         {attn, w.o * f},
+                             {gate, w.ff * f},   {up, w.ff * f},       {slots, sizeof *e->slots}};
+    for (size_t i = 0; i < sizeof row_bytes / sizeof row_bytes[0]; i++)
+        note_buffer(e, row_bytes[i][0], row_bytes[i][1], false);
+    for (size_t i = 0; i < LP_ROPE_KINDS; i++) note_buffer(e, turns[i], m->n_rot * f, false);
+    for (int i = 0; i < LP_ACT_KIND_COUNT; i++)
+        if (w.acts[i])
+            note_buffer(e, acts[i], kernels->act_bytes((lp_act_kind)i, 1, w.acts[i]), false);
+    note_buffer(e, logits, m->n_vocab * f, true);
+    note_buffer(e, selected, sizeof *e->selected, true);
+    lp_pages_commit(e->pages + scratch, e->scratch_bytes * (size_t)lp_pool_threads(e->pool));
     e->x = (float *)(void *)(e->pages + x);
     e->tmp = (float *)(void *)(e->pages + tmp);
     e->q = (float *)(void *)(e->pages + q);
@@ -252,6 +280,9 @@ lp_code lp_engine_step(lp_engine *engine, const lp_batch_row *rows, size_t n, lp
     if (n < 1 || n > engine->n_batch)
         return lp_fail(err, LP_ERR_ARGUMENT, "a step of %zu rows: expected 1 to %zu", n,
                        engine->n_batch);
+    size_t n_logits = 0;
+    for (size_t i = 0; i < n; i++) n_logits += rows[i].wants_logits ? 1 : 0;
+    if (n_logits <= engine->n_logit_rows) ready_rows(engine, n, n_logits); /* else: see admit */
     engine->rows = rows;
     engine->n_rows = n;
     engine->n_selected = 0;

@@ -9,6 +9,14 @@
 #include "engine/kvcache.h"
 #include "engine/threads.h"
 
+enum { LP_ROW_BUFFERS = 11 + LP_ROPE_KINDS + LP_ACT_KIND_COUNT };
+
+/* A buffer of the step, for lp_pages_commit. */
+typedef struct lp_row_buffer {
+    size_t at, row_bytes; /* offset in pages */
+    bool of_logits;       /* a row per selected row, not per row */
+} lp_row_buffer;
+
 struct lp_engine {
     const lp_model *model;
     const lp_kernels *kernels;
@@ -21,6 +29,8 @@ struct lp_engine {
 
     uint8_t *pages; /* one reservation that holds every buffer below; owned */
     size_t pages_bytes;
+    lp_row_buffer buffers[LP_ROW_BUFFERS];
+    size_t n_buffers, n_rows_ready, n_logits_ready; /* rows whose pages were asked for */
     /* Row r of a buffer begins at r * its width; widths of q, k, v, gate are those of the layer. */
     float *x;                    /* (n_batch, n_embd): the residual stream */
     float *tmp;                  /* (n_batch, n_embd): a sub-block's output, then its normed sum */

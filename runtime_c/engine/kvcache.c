@@ -31,7 +31,7 @@ static bool lay_out(lp_kvcache *kv, const lp_model *model) {
 
 lp_code lp_kv_open(lp_kvcache *kv, const lp_model *model, lp_kv_type type, size_t n_ctx,
                    size_t n_seq, lp_error *err) {
-    *kv = (lp_kvcache){.type = type, .n_ctx = n_ctx, .n_seq = n_seq};
+    *kv = (lp_kvcache){.type = type, .n_ctx = n_ctx, .n_seq = n_seq, .n_layer = model->n_layer};
     if (type == LP_KV_Q8_0 && (model->key_len % 32 != 0 || model->value_len % 32 != 0))
         return lp_fail(err, LP_ERR_ARGUMENT,
                        "a q8_0 cache needs heads of a multiple of 32 values, and this model's have "
@@ -74,10 +74,25 @@ void lp_kv_close(lp_kvcache *kv) {
     *kv = (lp_kvcache){0};
 }
 
+/* Blocks come into use in the order of their numbers. */
+static void ready_block(lp_kvcache *kv, size_t block) {
+    for (; kv->n_ready <= block; kv->n_ready++) {
+        for (size_t i = 0; i < kv->n_layer; i++) {
+            const lp_kv_layer *layer = &kv->layers[i];
+            size_t keys = LP_KV_BLOCK * layer->key_slot, values = LP_KV_BLOCK * layer->value_slot;
+            lp_pages_commit(kv->pages + layer->keys + kv->n_ready * keys, keys);
+            lp_pages_commit(kv->pages + layer->values + kv->n_ready * values, values);
+        }
+    }
+}
+
 size_t lp_kv_append(lp_kvcache *kv, size_t sequence) {
     lp_kv_sequence *s = &kv->seqs[sequence];
     size_t block = s->length / LP_KV_BLOCK;
-    if (block == s->n_blocks) s->table[s->n_blocks++] = kv->free_blocks[--kv->n_free];
+    if (block == s->n_blocks) {
+        s->table[s->n_blocks++] = kv->free_blocks[--kv->n_free];
+        ready_block(kv, (size_t)s->table[block]);
+    }
     size_t slot = (size_t)s->table[block] * LP_KV_BLOCK + s->length % LP_KV_BLOCK;
     s->length++;
     return slot;

@@ -34,6 +34,7 @@ typedef struct lp_kvcache {
     int32_t *tables;      /* n_seq * blocks_per_seq, owned */
     int32_t *free_blocks; /* a stack, owned */
     size_t n_free;
+    size_t n_layer, n_ready; /* n_ready: blocks whose pages were asked for, 0 .. n_ready - 1 */
 } lp_kvcache;
 
 lp_code lp_kv_open(lp_kvcache *kv, const lp_model *model, lp_kv_type type, size_t n_ctx,

@@ -34,6 +34,11 @@ lp_code lp_file_write_private(const char *path, lp_str data, lp_error *err) LP_M
 /* Large anonymous memory: address space now, pages when touched. Zeroed. */
 void *lp_pages_reserve(size_t bytes);
 void lp_pages_release(void *pages, size_t bytes);
+/* Asks for the pages of a part of it now. To be called for what vector code is going to touch
+ * first: on Windows a touch raises an exception that lp_pages_reserve's handler resolves, and not
+ * every system gives all vector registers back after one (wine does not for AVX-512). Elsewhere
+ * nothing needs to be done, and nothing is. */
+void lp_pages_commit(void *part, size_t bytes);
 /* Memory that could be had without swapping, and the machine's total; 0 = unknown. */
 uint64_t lp_memory_available(void);
 uint64_t lp_memory_total(void);

@@ -40,6 +40,10 @@ void *lp_pages_reserve(size_t bytes) {
     return pages == MAP_FAILED ? NULL : pages;
 }
 
+void lp_pages_commit(void *part, size_t bytes) {
+    (void)part, (void)bytes;
+}
+
 void lp_pages_release(void *pages, size_t bytes) {
     if (pages) munmap(pages, bytes);
 }

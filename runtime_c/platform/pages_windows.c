@@ -25,6 +25,14 @@ static reserved table[MOST_RESERVED];
 static SRWLOCK lock = SRWLOCK_INIT;
 static PVOID handler;
 
+static void commit(char *at, size_t bytes) {
+    if (VirtualAlloc(at, bytes, MEM_COMMIT, PAGE_READWRITE)) return;
+    static const char text[] = "error: out of memory\r\n";
+    DWORD written;
+    WriteFile(GetStdHandle(STD_ERROR_HANDLE), text, sizeof text - 1, &written, NULL);
+    TerminateProcess(GetCurrentProcess(), 70);
+}
+
 /* Commits the step around a touched address. Two threads may fault on one step: committing what is
  * committed already is allowed. */
 static bool commit_at(const char *at) {
@@ -35,13 +43,8 @@ static bool commit_at(const char *at) {
         if (!r->begin || at < r->begin || at >= r->begin + r->bytes) continue;
         size_t offset = (size_t)(at - r->begin) / STEP * STEP;
         size_t bytes = r->bytes - offset < STEP ? r->bytes - offset : STEP;
-        done = VirtualAlloc(r->begin + offset, bytes, MEM_COMMIT, PAGE_READWRITE) != NULL;
-        if (!done) {
-            static const char text[] = "error: out of memory\r\n";
-            DWORD written;
-            WriteFile(GetStdHandle(STD_ERROR_HANDLE), text, sizeof text - 1, &written, NULL);
-            TerminateProcess(GetCurrentProcess(), 70);
-        }
+        commit(r->begin + offset, bytes);
+        done = true;
         break;
     }
     ReleaseSRWLockShared(&lock);
@@ -78,6 +81,10 @@ void *lp_pages_reserve(size_t bytes) {
         return NULL;
     }
     return pages;
+}
+
+void lp_pages_commit(void *part, size_t bytes) {
+    if (bytes) commit(part, bytes);
 }
 
 void lp_pages_release(void *pages, size_t bytes) {
