@@ -29,6 +29,10 @@ static size_t divide_up(size_t a, size_t b) {
     return a / b + (a % b != 0);
 }
 
+static size_t larger_of(size_t a, size_t b) {
+    return a > b ? a : b;
+}
+
 static void *scratch_of(lp_engine *e, int thread) {
     return e->scratch + (size_t)thread * e->scratch_bytes;
 }
@@ -329,10 +333,12 @@ static void run_attention_chunk(void *job, size_t chunk, int thread) {
 static void run_attention(lp_engine *e, const lp_layer *layer, const size_t *selected,
                           size_t n_rows) {
     attention_job j = {.e = e, .layer = layer, .selected = selected, .n_rows = n_rows};
-    size_t units = n_rows * layer->n_head;
+    size_t units = n_rows * layer->n_head, group = layer->n_head / layer->n_head_kv;
     j.per_chunk = divide_up(units, (size_t)lp_pool_threads(e->pool) * CHUNKS_PER_THREAD);
-    /* Late rows take longer than early ones, so chunks stay small. */
-    if (j.per_chunk > UNITS_TOGETHER) j.per_chunk = UNITS_TOGETHER;
+    /* Whole groups, which read the cache once; late rows take longer than early ones, so chunks
+     * stay small. */
+    j.per_chunk = divide_up(j.per_chunk, group) * group;
+    if (j.per_chunk > UNITS_TOGETHER) j.per_chunk = larger_of(UNITS_TOGETHER / group, 1) * group;
     lp_pool_run(e->pool, run_attention_chunk, &j, divide_up(units, j.per_chunk));
 }
 
