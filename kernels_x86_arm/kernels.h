@@ -67,8 +67,12 @@ typedef struct lp_matmul {
 } lp_matmul;
 
 /* Attention of one query head against cached keys and values, through a block table.
- * Position p of the sequence lies in block table[p / block_len], slot p % block_len. A slot's
- * vector for this kv head starts at base + (block * block_len + slot) * slot_bytes + head_offset.
+ * Position p of the sequence lies in block table[p / block_len] as its place p % block_len. Its
+ * vector for this kv head starts at
+ *   base + (table[p / block_len] * table_step * block_len + p % block_len) * slot_bytes +
+ * head_offset so that a head's vectors of a block can lie side by side (table_step = kv heads,
+ * slot_bytes = one vector), or a position's vectors of all heads (table_step = 1, slot_bytes = all
+ * of them).
  */
 typedef enum lp_kv_type {
     LP_KV_F16 = 0,
@@ -86,9 +90,10 @@ typedef struct lp_attention {
     size_t key_slot_bytes, value_slot_bytes;
     size_t key_head_offset, value_head_offset; /* bytes, of the kv head in a slot */
     const int32_t *table;                      /* block numbers of the sequence */
-    size_t block_len;                          /* slots per block: a multiple of 16 */
-    size_t first, last;                        /* visible positions: first <= p <= last */
-    size_t head_dim;                           /* of queries and keys */
+    size_t table_step;  /* block b of the cache begins at slot b * table_step * block_len */
+    size_t block_len;   /* slots per block: a multiple of 16 */
+    size_t first, last; /* visible positions: first <= p <= last */
+    size_t head_dim;    /* of queries and keys */
     size_t value_dim;
     float scale;   /* scores are scale * q.k, then softcap */
     float softcap; /* c * tanh(s / c) if > 0 */

@@ -401,7 +401,8 @@ static float kv_value(lp_kv_type type, const uint8_t *vector, size_t i) {
 }
 
 static size_t slot_of(const lp_attention *a, size_t position) {
-    return (size_t)a->table[position / a->block_len] * a->block_len + position % a->block_len;
+    size_t block = (size_t)a->table[position / a->block_len] * a->table_step;
+    return block * a->block_len + position % a->block_len;
 }
 
 static float score_of(const lp_attention *a, const float *q, size_t position) {

@@ -173,6 +173,7 @@ static int compare_attention(const lp_kernels *level, lp_kv_type type, size_t di
     lp_attention task = {.kv_type = type,
                          .keys = cache,
                          .values = cache,
+                         .table_step = 1,
                          .key_slot_bytes = slot,
                          .value_slot_bytes = slot,
                          .table = table,

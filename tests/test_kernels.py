@@ -267,7 +267,7 @@ class Attention:
         rng = np.random.default_rng([*dims, len(kv)])
         self.kv = {"f16": lib.LP_KV_F16, "f32": lib.LP_KV_F32, "q8_0": lib.LP_KV_Q8_0}[kv]
         kind = {"f16": np.float16, "f32": np.float32, "q8_0": np.uint8}[kv]
-        self.n, block = 200, 16
+        self.n, block, step = 200, 16, 3 if kv == "f16" else 1
         table = rng.permutation(16)[:13].astype(np.int32)
         stored = []
         for dim in dims:
@@ -279,11 +279,11 @@ class Attention:
         self.queries = (rng.standard_normal((45, dims[0])) * 2).astype(np.float32)
         self.last = np.sort(rng.integers(0, self.n, 45))
         self.first = np.maximum(0, self.last - rng.choice([0, 20, 70, 999], 45))
-        slots = table[np.arange(self.n) // block] * block + np.arange(self.n) % block
+        slots = table[np.arange(self.n) // block] * step * block + np.arange(self.n) % block
         self.caches = []
         for vectors, before in zip(stored, (3, 5), strict=True):
             unused = 0xFE if kv == "q8_0" else np.nan
-            cache = np.full((16 * block, before + vectors.shape[1] + 2), unused, kind)
+            cache = np.full((16 * step * block, before + vectors.shape[1] + 2), unused, kind)
             cache[slots, before : before + vectors.shape[1]] = vectors
             self.caches.append(cache)
         size = np.dtype(kind).itemsize
@@ -298,6 +298,7 @@ class Attention:
                 "key_head_offset": 3 * size,
                 "value_head_offset": 5 * size,
                 "table": ffi.from_buffer("int32_t[]", table),
+                "table_step": step,
                 "block_len": block,
                 "head_dim": dims[0],
                 "value_dim": dims[1],

@@ -145,10 +145,14 @@ static void store_row(lp_engine *e, const lp_layer *layer, size_t row) {
     rotate_heads(e, layer, q, layer->n_head, row);
     rotate_heads(e, layer, k, layer->n_head_kv, row);
     const lp_kv_layer *cache = &e->kv.layers[layer - m->layers];
-    e->kernels->store_kv(e->kv.type, k, e->kv.pages + cache->keys + e->slots[row] * cache->key_slot,
-                         n_k);
-    e->kernels->store_kv(e->kv.type, v,
-                         e->kv.pages + cache->values + e->slots[row] * cache->value_slot, n_v);
+    size_t key = lp_kv_bytes(e->kv.type, m->key_len), value = lp_kv_bytes(e->kv.type, m->value_len);
+    for (size_t h = 0; h < layer->n_head_kv; h++) {
+        size_t at = lp_kv_vector(cache, e->slots[row], h);
+        e->kernels->store_kv(e->kv.type, k + h * m->key_len, e->kv.pages + cache->keys + at * key,
+                             m->key_len);
+        e->kernels->store_kv(e->kv.type, v + h * m->value_len,
+                             e->kv.pages + cache->values + at * value, m->value_len);
+    }
 }
 
 static void begin_ffn(lp_engine *e, const lp_layer *layer, size_t row) {
@@ -284,14 +288,16 @@ static lp_attention shared_attention(const attention_job *j, size_t kv_head, int
     const lp_engine *e = j->e;
     const lp_model *m = e->model;
     const lp_kv_layer *cache = &e->kv.layers[j->layer - m->layers];
+    size_t key = lp_kv_bytes(e->kv.type, m->key_len), value = lp_kv_bytes(e->kv.type, m->value_len);
     return (lp_attention){.kv_type = e->kv.type,
                           .keys = e->kv.pages + cache->keys,
                           .values = e->kv.pages + cache->values,
-                          .key_slot_bytes = cache->key_slot,
-                          .value_slot_bytes = cache->value_slot,
-                          .key_head_offset = lp_kv_bytes(e->kv.type, kv_head * m->key_len),
-                          .value_head_offset = lp_kv_bytes(e->kv.type, kv_head * m->value_len),
+                          .key_slot_bytes = key,
+                          .value_slot_bytes = value,
+                          .key_head_offset = kv_head * LP_KV_BLOCK * key,
+                          .value_head_offset = kv_head * LP_KV_BLOCK * value,
                           .table = e->kv.seqs[sequence].table,
+                          .table_step = cache->n_head,
                           .block_len = LP_KV_BLOCK,
                           .head_dim = m->key_len,
                           .value_dim = m->value_len,

@@ -78,13 +78,15 @@ static void add32(lp_buf *out, uint32_t value) {
     lp_buf_add(out, bytes, sizeof bytes);
 }
 
-/* n positions of one layer's keys or values (`base`: block 0 of them in the cache), in order. */
-static void add_slots(lp_buf *out, const lp_kvcache *kv, const lp_kv_sequence *s, size_t base,
-                      size_t slot_bytes, size_t n) {
-    for (size_t block = 0, done = 0; done < n; block++, done += LP_KV_BLOCK) {
-        size_t part = n - done < LP_KV_BLOCK ? n - done : LP_KV_BLOCK;
-        size_t first = (size_t)s->table[block] * LP_KV_BLOCK;
-        lp_buf_add(out, kv->pages + base + first * slot_bytes, part * slot_bytes);
+/* n positions of one layer's keys or values (`base`: those of the layer; slot_bytes: of all heads),
+ * in order, each with its heads' vectors one after another. */
+static void add_slots(lp_buf *out, const lp_kvcache *kv, const lp_kv_sequence *s,
+                      const lp_kv_layer *layer, size_t base, size_t slot_bytes, size_t n) {
+    size_t bytes = slot_bytes / layer->n_head;
+    for (size_t p = 0; p < n; p++) {
+        size_t slot = (size_t)s->table[p / LP_KV_BLOCK] * LP_KV_BLOCK + p % LP_KV_BLOCK;
+        for (size_t h = 0; h < layer->n_head; h++)
+            lp_buf_add(out, kv->pages + base + lp_kv_vector(layer, slot, h) * bytes, bytes);
     }
 }
 
@@ -117,8 +119,8 @@ lp_code lp_kv_file_write(lp_buf *out, const lp_engine *engine, int32_t sequence,
     while (!out->failed && (out->len - start) % ALIGNMENT != 0) lp_buf_add_char(out, 0);
     for (uint32_t i = 0; i < model->n_layer; i++) {
         const lp_kv_layer *layer = &kv->layers[i];
-        add_slots(out, kv, s, layer->keys, layer->key_slot, n_tokens);
-        add_slots(out, kv, s, layer->values, layer->value_slot, n_tokens);
+        add_slots(out, kv, s, layer, layer->keys, layer->key_slot, n_tokens);
+        add_slots(out, kv, s, layer, layer->values, layer->value_slot, n_tokens);
     }
     LP_TRY(lp_buf_check(out, err));
     write64((uint8_t *)out->data + start + AT_SIZE, out->len - start);
@@ -257,12 +259,13 @@ typedef struct load_job {
 } load_job;
 
 /* n positions of `from` into the blocks of a sequence; the counterpart of add_slots. */
-static void take_slots(lp_kvcache *kv, const lp_kv_sequence *s, size_t base, size_t slot_bytes,
-                       size_t n, const uint8_t *from) {
-    for (size_t block = 0, done = 0; done < n; block++, done += LP_KV_BLOCK) {
-        size_t part = n - done < LP_KV_BLOCK ? n - done : LP_KV_BLOCK;
-        size_t first = (size_t)s->table[block] * LP_KV_BLOCK;
-        memcpy(kv->pages + base + first * slot_bytes, from + done * slot_bytes, part * slot_bytes);
+static void take_slots(lp_kvcache *kv, const lp_kv_sequence *s, const lp_kv_layer *layer,
+                       size_t base, size_t slot_bytes, size_t n, const uint8_t *from) {
+    size_t bytes = slot_bytes / layer->n_head;
+    for (size_t p = 0; p < n; p++) {
+        size_t slot = (size_t)s->table[p / LP_KV_BLOCK] * LP_KV_BLOCK + p % LP_KV_BLOCK;
+        for (size_t h = 0; h < layer->n_head; h++, from += bytes)
+            memcpy(kv->pages + base + lp_kv_vector(layer, slot, h) * bytes, from, bytes);
     }
 }
 
@@ -274,9 +277,9 @@ static void load_layer(void *job, size_t chunk, int thread) {
     (void)thread;
     for (size_t i = 0; i < chunk; i++)
         from += j->file->n_tokens * (j->kv->layers[i].key_slot + j->kv->layers[i].value_slot);
-    take_slots(j->kv, j->s, layer->keys, layer->key_slot, j->n, from);
+    take_slots(j->kv, j->s, layer, layer->keys, layer->key_slot, j->n, from);
     from += j->file->n_tokens * layer->key_slot;
-    take_slots(j->kv, j->s, layer->values, layer->value_slot, j->n, from);
+    take_slots(j->kv, j->s, layer, layer->values, layer->value_slot, j->n, from);
 }
 
 lp_code lp_kv_file_load(lp_kv_file *file, lp_engine *engine, int32_t sequence, size_t n,

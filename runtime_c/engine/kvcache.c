@@ -14,9 +14,9 @@ static bool lay_out(lp_kvcache *kv, const lp_model *model) {
     for (uint32_t i = 0; i < model->n_layer; i++) {
         lp_kv_layer *layer = &kv->layers[i];
         size_t keys, values;
-        size_t heads = model->layers[i].n_head_kv;
-        layer->key_slot = lp_kv_bytes(kv->type, heads * model->key_len);
-        layer->value_slot = lp_kv_bytes(kv->type, heads * model->value_len);
+        layer->n_head = model->layers[i].n_head_kv;
+        layer->key_slot = layer->n_head * lp_kv_bytes(kv->type, model->key_len);
+        layer->value_slot = layer->n_head * lp_kv_bytes(kv->type, model->value_len);
         if (!lp_size_mul(slots, layer->key_slot, &keys) ||
             !lp_size_mul(slots, layer->value_slot, &values))
             return false;
