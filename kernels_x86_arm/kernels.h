@@ -14,16 +14,18 @@
  *   K types, for each block of 256 along K:
  *       i   = sum over sub-blocks of scale_int * sum of weight_int * activation_int
  *       acc = madd(d_weight * d_act, i, acc)
- *       acc = madd(-dmin_weight * d_act, sum of min_int * activation sums, acc)   (Q2_K, Q4_K,
- * Q5_K) The integer sums are exact in int32, so their order is free; they are then rounded to
- * float.
+ *       acc = madd(-dmin_weight * d_act, sum of min_int * activation sums, acc)
+ *                                                            (Q2_K, Q4_K, Q5_K)
+ *   The integer sums are exact in int32, so their order is free; they are then rounded to float.
  *   f32 activations (F32 and F16 weights, every type in the f32 mode), for each stretch of
- *   LP_STRETCH_VECTORS * 16 elements along K: 16 partial sums, element k into sum k % 16, by madd
- * in order of k, folded as fold16 in ref.c does; the stretches' sums are added in order. bf16
- * activations (BF16 weights), for each stretch of LP_STRETCH_VECTORS * 32 elements: 16 partial
- * sums, of each 32 elements the odd one 2i + 1 and then the even one 2i into sum i; folded and
- * added as above. The products are exact. Denormal weights may count as zeros. Levels with fma
- * agree with each other bit for bit, and so do those without.
+ *   LP_STRETCH_VECTORS * 16 elements along K:
+ *       16 partial sums, element k into sum k % 16, by madd in order of k
+ *       folded as fold16 in ref.c does; the stretches' sums are added in order
+ *   bf16 activations (BF16 weights), for each stretch of LP_STRETCH_VECTORS * 32 elements:
+ *       16 partial sums, of each 32 elements the odd one 2i + 1 and then the even one 2i into sum i
+ *       folded and added as above
+ *   The products of bfloats are exact. Denormal weights may count as zeros.
+ * Levels with fma agree with each other bit for bit, and so do those without.
  *
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef LP_KERNELS_H

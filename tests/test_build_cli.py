@@ -272,6 +272,13 @@ def test_tables_are_read_from_the_runtime(native: Native) -> None:
     assert [row.kind for row in options["--raw"]] == ["FLAG"]
     assert [row.accepts("-1") for row in options["-c"]] == [False]
     assert {row.kind for row in options["-p"]} == {"TEXT", "INT"}  # a text, or bench's number
+    for name, rows in options.items():
+        assert all((row.kind in ("INT", "REAL")) == (row.low < row.high) for row in rows), name
+    assert [options["--draft"][0].accepts(text) for text in ("64", "65")] == [True, False]
+    # As the runtime reads them, or the executable would refuse its own defaults.
+    accepts = options["--temp"][0].accepts
+    assert all(map(accepts, ("0", "0.7", ".5", "1e1")))
+    assert not any(map(accepts, ("00.7", "1.", "-.5", "\u0663", "nan")))
 
 
 # --- what is refused -------------------------------------------------------------------------

@@ -14,7 +14,7 @@ import errno
 import os
 import secrets
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -51,12 +51,22 @@ def atomic_file(path: Path, mode: int) -> Iterator[BinaryIO]:
 
 
 @contextlib.contextmanager
-def scratch_file(path: Path) -> Iterator[tuple[Path, BinaryIO]]:
-    """A temporary file beside `path`, removed when the block ends however it ends."""
+def scratch_file(path: Path, pieces: Iterable[bytes]) -> Iterator[Path]:
+    """A temporary file beside `path` that holds the pieces, removed when the block ends however it
+    ends."""
     temporary, file = _create(path)
     try:
         with file:
-            yield temporary, file
+            for piece in pieces:
+                file.write(piece)
+            file.flush()
+            if sys.platform != "win32":
+                yield temporary
+        if sys.platform == "win32":
+            # Nothing that is open for writing can be mapped there; what is open for reading is
+            # not taken for a stale one.
+            with temporary.open("rb"):
+                yield temporary
     except OSError as error:
         raise LlamapackError(_explain(path, error)) from None
     finally:

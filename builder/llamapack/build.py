@@ -12,6 +12,7 @@ from llamapack import container, licenses, native, system_kv, toolchain
 from llamapack.atomic import atomic_file, scratch_file
 from llamapack.payload import open_payload
 from llamapack.plan import Output, Plan, check_room
+from llamapack.quantize import Quantized
 from llamapack.sources import Model, find_model
 from llamapack.system_kv import Prepared
 from llamapack.toolchain import Progress
@@ -73,16 +74,18 @@ def _shipped(
         return
     quant = plan.quantized
     check_room(quant.size, [*plan.outputs, plan.outputs[0]])
-    with scratch_file(plan.outputs[0].path) as (path, file):
-        done = 0
-        for piece in quant.pieces():
-            file.write(piece)
-            done += len(piece)
-            if progress:
-                progress(f"quantizing to {quant.mix.name}", done, quant.size)
-        file.flush()
+    with scratch_file(plan.outputs[0].path, _counted(quant, progress)) as path:
         model = find_model(str(path))
         yield container.Weights(model.path, model.offset, model.size), model
+
+
+def _counted(quant: Quantized, progress: Progress | None) -> Iterator[bytes]:
+    done = 0
+    for piece in quant.pieces():
+        yield piece
+        done += len(piece)
+        if progress:
+            progress(f"quantizing to {quant.mix.name}", done, quant.size)
 
 
 def _prepare(
@@ -91,8 +94,14 @@ def _prepare(
     """The system prompt evaluated, if there is one and it is wanted; and what must be said."""
     if model is None or not _embeds(plan):
         return None, ()
+    assert plan.model is not None
     made = system_kv.prepare(
-        model, plan.system, plan.args, live_date=plan.live_date, progress=progress
+        model,
+        plan.system,
+        plan.args,
+        live_date=plan.live_date,
+        called=str(plan.model.path),  # not the scratch file
+        progress=progress,
     )
     if isinstance(made, str):
         return None, (made,)

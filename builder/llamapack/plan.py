@@ -33,6 +33,9 @@ _OPTION_ROW = re.compile(
     r'(\w+)_ROW\(\s*(NULL|"(-\w)")\s*,\s*"(--[\w-]+)"\s*,[^,]*,\s*[\w]+\s*,?'
     r"(?:\s*(-?[\d.e]+)\s*,\s*(-?[\d.e]+)\s*,)?"
 )
+# As lp_parse_i64 and lp_parse_f64 read them.
+_WHOLE = re.compile(r"-?[0-9]+")
+_NUMBER = re.compile(r"(-?(0|[1-9][0-9]*)(\.[0-9]+)?|\.[0-9]+)([eE][-+]?[0-9]+)?")
 _ARCH_ROW = re.compile(r'\.name\s*=\s*"([a-z0-9_-]+)"')
 
 
@@ -87,7 +90,7 @@ def make_plan(
             raise UsageError("--no-model packs no weights, so there is nothing to --quant")
     _check_text("--name", name, _MAX_NAME, lines=False)
     _check_text("--system", system or "", _MAX_SYSTEM, lines=True)
-    _check_args(args)
+    checked = _checked_args(args)
     outputs = plan_outputs(out, targets)
     for output in outputs:
         _check_output(output.path)
@@ -104,7 +107,7 @@ def make_plan(
         system = found.system if found else ""
         _check_text(f"{model}: its system prompt", system, _MAX_SYSTEM, lines=True)
     plan = Plan(
-        found, outputs, name, system, list(args), licenses, embed_kv, live_date, quantized=made
+        found, outputs, name, system, checked, licenses, embed_kv, live_date, quantized=made
     )
     if found is not None:
         _check_against_input(found, outputs)
@@ -148,9 +151,11 @@ def _check_text(option: str, text: str, limit: int, *, lines: bool) -> None:
         raise UsageError(f"{option}: holds a control character")
 
 
-def _check_args(args: Sequence[str]) -> None:
-    """Each is an option the runtime knows: a wrong one would fail on everybody's machine."""
+def _checked_args(args: Sequence[str]) -> list[str]:
+    """Each is an option the runtime knows: a wrong one would fail on everybody's machine. Numbers
+    without the blanks around them, which the runtime would not read."""
     known = runtime_options()
+    checked: list[str] = []
     for arg in args:
         _check_text("--arg", arg, _MAX_SYSTEM, lines=True)
         flag, _, value = arg.partition(" ")
@@ -158,6 +163,10 @@ def _check_args(args: Sequence[str]) -> None:
             raise UsageError(f"--arg {arg!r}: the runtime has no option {flag!r}")
         if known:
             _check_value(arg, flag, value.strip(), known[flag])
+            if all(row.kind in ("INT", "REAL") for row in known[flag]):
+                arg = f"{flag} {value.strip()}"
+        checked.append(arg)
+    return checked
 
 
 def _check_value(arg: str, flag: str, value: str, rows: "list[_Option]") -> None:
@@ -184,8 +193,8 @@ class _Option:
     def accepts(self, value: str) -> bool:
         if self.kind not in ("INT", "REAL"):
             return True
-        digits = r"-?\d+" if self.kind == "INT" else r"(-?\d+(\.\d+)?|\.\d+)([eE][-+]?\d+)?"
-        return bool(re.fullmatch(digits, value)) and self.low <= float(value) <= self.high
+        digits = _WHOLE if self.kind == "INT" else _NUMBER
+        return bool(digits.fullmatch(value)) and self.low <= float(value) <= self.high
 
 
 def runtime_options() -> dict[str, list[_Option]]:
@@ -196,6 +205,7 @@ def runtime_options() -> dict[str, list[_Option]]:
     if source.is_file():
         for match in _OPTION_ROW.finditer(source.read_text(encoding="utf-8")):
             bounds = (float(match[5]), float(match[6])) if match[5] else ()
+            assert bounds or match[1] not in ("INT", "REAL"), f"{match[4]}: bounds are no numbers"
             for name in filter(None, (match[3], match[4])):
                 options.setdefault(name, []).append(_Option(match[1], *bounds))
     return options

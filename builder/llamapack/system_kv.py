@@ -93,9 +93,11 @@ def prepare(
     args: Sequence[str] = (),
     *,
     live_date: bool = False,
+    called: str = "",
     progress: Progress | None = None,
 ) -> Prepared | str:
-    """Evaluates the system prompt; a text instead says why nothing can be prepared."""
+    """Evaluates the system prompt; a text instead says why nothing can be prepared. called: the
+    model's name in messages, if not its path."""
     defaults = _Defaults(args)
     system = system_text(system, args)
     if "--no-embedded-kv" in defaults.values:
@@ -106,7 +108,7 @@ def prepare(
         load()
     except LlamapackError as error:
         raise LlamapackError(f"{error} {_HINT}", details=error.details) from None
-    with _Runtime(model) as runtime:
+    with _Runtime(model, called or str(model.path)) as runtime:
         try:
             variants = [
                 runtime.prompt(system, user, date, defaults.thinking)
@@ -152,8 +154,9 @@ class _TemplateError(Exception):
 class _Runtime:
     """The model opened by the runtime itself, as a library of this machine."""
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Model, called: str) -> None:
         self._model = model
+        self._called = called
         self._native: Native = load()
         self._ffi, self._lib = self._native.ffi, self._native.lib
         self._error = self._ffi.new("lp_error *")
@@ -178,7 +181,7 @@ class _Runtime:
         self._check(lib.lp_map_open(mapping, os.fsencode(model.path), self._error))
         self._closing.append(lambda: lib.lp_map_close(mapping))
         if mapping.size < model.offset + model.size:
-            raise LlamapackError(f"{model.path} changed while it was read; build again")
+            raise LlamapackError(f"{self._called} changed while it was read; build again")
         data = mapping.data + model.offset
         self._gguf = self._made("lp_gguf", lib.lp_gguf_open, lib.lp_gguf_close, data, model.size)
         self._vocab = self._made("lp_vocab", lib.lp_vocab_open, lib.lp_vocab_close, self._gguf)
@@ -199,7 +202,7 @@ class _Runtime:
 
     def _check(self, code: int) -> None:
         if code != self._lib.LP_OK:
-            raise LlamapackError(f"{self._model.path}: {self._line()}")
+            raise LlamapackError(f"{self._called}: {self._line()}")
 
     def _line(self) -> str:
         return str(self._ffi.string(self._error.text).decode(errors="replace"))

@@ -87,7 +87,7 @@ static void model_facts(const lp_app *app, facts *f) {
     text_fact(f, "template", "chat template", lp_str_from(lp_template_origin(app->tmpl)));
 }
 
-/* The prepared system prompt, and why it would not be used. */
+/* The prepared system prompt: how it was computed, or what is wrong with it. */
 static void prepared_facts(const lp_app *app, facts *f) {
     lp_kv_file file;
     lp_error why = {0};

@@ -5,6 +5,7 @@
  * SPDX-License-Identifier: Apache-2.0 */
 #include "cli/options.h"
 
+#include <assert.h>
 #include <string.h>
 
 #include "base/utf8.h"
@@ -42,6 +43,9 @@ typedef struct row {
 #define REAL_ROW(s, l, c, f, lo, hi, h)  {s, l, "X", REAL, c, FIELD(f), lo, hi, 0, 0, h}
 #define LIST_ROW(s, l, v, c, f, n, m, h) {s, l, v, LIST, c, FIELD(f), 0, 0, FIELD(n), m, h}
 
+static_assert(LP_DRAFT_MOST == 64, "the bound of --draft");
+
+/* Bounds are written as numbers: builder/llamapack/plan.py reads them, too. */
 static const row rows[] = {
     TEXT_ROW("-p", "--prompt", "TEXT", FIRST, prompt,
              "answer TEXT once on standard output and end"),
@@ -83,7 +87,7 @@ static const row rows[] = {
             "how many tokens count as recent; -1 = the context (64)"),
     INT_ROW("-s", "--seed", ANSWERS | BENCH, seed, -1, 9007199254740992.0,
             "same seed, same text; -1 = random"),
-    INT_ROW(NULL, "--draft", ANSWERS, draft, 0, LP_DRAFT_MOST,
+    INT_ROW(NULL, "--draft", ANSWERS, draft, 0, 64,
             "tokens to guess ahead from the text so far; 0 = off (16)"),
     LIST_ROW(NULL, "--stop", "TEXT", FIRST | ON(LP_COMMAND_CHAT), stops, n_stops, LP_MAX_STOPS,
              "end the answer before TEXT (may be repeated)"),

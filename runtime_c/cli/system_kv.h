@@ -1,7 +1,8 @@
 /* system_kv.h - the system prompt that the builder evaluated: from the archive to the scheduler.
  *
  * It only saves time. Whatever does not fit (other weights, another --act or --kv-type, damage) is
- * left alone and the prompt evaluated as if nothing had been prepared; `info` says why.
+ * left alone and the prompt evaluated as if nothing had been prepared. `info` says what is wrong
+ * with it, or how it was computed.
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef LP_CLI_SYSTEM_KV_H
 #define LP_CLI_SYSTEM_KV_H
