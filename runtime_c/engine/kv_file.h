@@ -19,8 +19,8 @@
  *   112  bytes of a key slot and a value slot      u32, u32 per layer
  *        token ids                                 i32        per token
  *        zeros up to a multiple of 64
- *        each layer: the keys of all positions in order, then the values; a slot is what the cache
- *        holds of a position (kvcache.h), so the order does not depend on any block table
+ *        each layer: the keys of all positions in order, then the values; a slot holds the vectors
+ *        of all kv heads of a position, so the order does not depend on the cache's blocks
  *
  * Nothing of it is trusted: sizes, ids and the checksum are checked before the cache is touched,
  * and keys and values are numbers that cannot harm, whatever they are. The checksum shows damage;
