@@ -73,7 +73,7 @@ def lines_of(text: str) -> dict[str, list[str]]:
 
 def run(*command: str | Path, **options: Any) -> dict[str, list[str]]:
     process = subprocess.run(
-        [str(part) for part in command], capture_output=True, timeout=60, check=False, **options
+        [str(part) for part in command], capture_output=True, timeout=300, check=False, **options
     )
     assert process.returncode == 0, process.stderr.decode()
     return lines_of(process.stdout.decode())
