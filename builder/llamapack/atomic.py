@@ -14,6 +14,7 @@ import errno
 import os
 import secrets
 import sys
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -29,49 +30,42 @@ _MARK = ".lp-tmp-"
 def atomic_file(path: Path, mode: int) -> Iterator[BinaryIO]:
     """A new file to write and seek in; it becomes `path` when the block ends without error."""
     remove_stale(path)
-    temporary, file = _create(path)
     try:
-        with file:
-            yield file
-            file.flush()
-            if sys.platform != "win32":
-                os.fchmod(file.fileno(), mode)
-            os.fsync(file.fileno())
-            if sys.platform != "win32":  # Windows cannot rename an open file
+        with _temporary(path) as (temporary, file):
+            with file:
+                yield file
+                file.flush()
+                if sys.platform != "win32":
+                    os.fchmod(file.fileno(), mode)
+                os.fsync(file.fileno())
+                if sys.platform != "win32":  # Windows cannot rename an open file
+                    os.replace(temporary, path)
+            if sys.platform == "win32":
                 os.replace(temporary, path)
-        if sys.platform == "win32":
-            os.replace(temporary, path)
-        _flush_directory(path.parent)
+            _flush_directory(path.parent)
     except OSError as error:
         raise LlamapackError(_explain(path, error)) from None
-    finally:
-        # After the rename there is nothing left under this name.
-        with contextlib.suppress(OSError):
-            temporary.unlink()
 
 
 @contextlib.contextmanager
 def scratch_file(path: Path, pieces: Iterable[bytes]) -> Iterator[Path]:
     """A temporary file beside `path` that holds the pieces, removed when the block ends however it
     ends."""
-    temporary, file = _create(path)
     try:
-        with file:
-            for piece in pieces:
-                file.write(piece)
-            file.flush()
-            if sys.platform != "win32":
-                yield temporary
-        if sys.platform == "win32":
-            # Nothing that is open for writing can be mapped there; what is open for reading is
-            # not taken for a stale one.
-            with temporary.open("rb"):
-                yield temporary
+        with _temporary(path) as (temporary, file):
+            with file:
+                for piece in pieces:
+                    file.write(piece)
+                file.flush()
+                if sys.platform != "win32":
+                    yield temporary
+            if sys.platform == "win32":
+                # Nothing that is open for writing can be mapped there; what is open for reading is
+                # not taken for a stale one.
+                with temporary.open("rb"):
+                    yield temporary
     except OSError as error:
         raise LlamapackError(_explain(path, error)) from None
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
 
 
 def remove_stale(path: Path) -> None:
@@ -98,12 +92,24 @@ def _remove_unused(temporary: Path) -> None:
         temporary.unlink()
 
 
-def _create(path: Path) -> tuple[Path, BinaryIO]:
+@contextlib.contextmanager
+def _temporary(path: Path) -> Iterator[tuple[Path, BinaryIO]]:
+    """A new file beside `path`, gone when the block ends if it still has its name. That is settled
+    before the file exists, so that a signal at any moment leaves nothing behind."""
+    temporary = path.with_name(f".{path.name}{_MARK}{secrets.token_hex(8)}")
+    try:
+        yield temporary, _create(temporary, path)
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+
+
+def _create(temporary: Path, path: Path) -> BinaryIO:
     while True:
-        temporary = path.with_name(f".{path.name}{_MARK}{secrets.token_hex(4)}")
         try:
             file = temporary.open("xb+")
-        except FileExistsError:
+        except FileExistsError:  # the other build is about to remove it
+            time.sleep(0.001)
             continue
         except OSError as error:
             raise LlamapackError(_explain(path, error)) from None
@@ -112,7 +118,7 @@ def _create(path: Path) -> tuple[Path, BinaryIO]:
         with contextlib.suppress(OSError):  # without locks nobody takes it for one either
             locked = _lock(file)
         if locked and _same(temporary, file):
-            return temporary, file
+            return file
         file.close()
 
 
