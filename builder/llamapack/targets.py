@@ -64,6 +64,16 @@ TARGETS: tuple[Target, ...] = (
         "Windows 10 and later on x86-64",
     ),
     Target(
+        "windows-aarch64",
+        "aarch64",
+        "windows",
+        "aarch64-windows-gnu",
+        "pe",
+        ".exe",
+        ("-lws2_32", "-lshell32", "-ladvapi32"),
+        "Windows 11 and later on ARM64",
+    ),
+    Target(
         "macos-aarch64",
         "aarch64",
         "macos",
@@ -72,6 +82,16 @@ TARGETS: tuple[Target, ...] = (
         "",
         (),
         "macOS 11 and later on Apple silicon",
+    ),
+    Target(
+        "macos-x86_64",
+        "x86_64",
+        "macos",
+        "x86_64-macos.10.15",
+        "macho",
+        "",
+        (),
+        "macOS 10.15 and later on Intel",
     ),
 )
 
