@@ -27,8 +27,8 @@ def seeds(name: str, folder: Path) -> None:
             tiny_model.build(arch, "Q8_0", seed=1).save(folder / f"{arch}.gguf")
     if name == "fuzz_kv_file":
         size = 192 + 3 * 4 * 32  # three tokens, two layers, slots of 32 bytes
-        head = struct.pack("<8s2I2Q40x", b"LPKVDATA", 1, 1, size, 0)
-        head += struct.pack("<6I16s4I3i", 0, 0, 2, 384, 3, 0, b"avx2", *[32] * 4, 1, 2, 3)
+        head = struct.pack("<8s2I2Q40x", b"LPKVDATA", 2, 2, size, 0)
+        head += struct.pack("<6I16s6I3i", 0, 0, 2, 384, 3, 0, b"avx2", *[32, 32, 0] * 2, 1, 2, 3)
         (folder / "whole").write_bytes(head.ljust(size, b"\0"))
     (folder / "empty").write_bytes(b"")
     for path in (FUZZ / "seeds" / name).glob("*"):

@@ -33,6 +33,7 @@ from test_scheduler import LENGTH, Job, greedy, run, step
 SHA256 = bytes(range(32))
 MODEL_BYTES = 123_456_789_012
 HEADER = struct.Struct("<8s4I")  # what a test needs to find its way; see kv_file.h
+IDS = 112 + 2 * 12  # where the token ids of a model of two layers begin
 TEXT = "You are a helpful assistant. Once upon a time there was a small model that said little."
 
 
@@ -148,19 +149,19 @@ def test_the_layout_is_the_described_one(native: Any, path: Path) -> None:
     data = evaluated(native, path, tokens, n_ctx=160)
     assert mixed == data
     magic, form, version, low, high = HEADER.unpack_from(data)
-    assert (magic, form, version, low, high) == (b"LPKVDATA", 1, 1, len(data), 0)
+    assert (magic, form, version, low, high) == (b"LPKVDATA", 2, 2, len(data), 0)
     assert data[32:72] == SHA256 + struct.pack("<Q", MODEL_BYTES)
     act, kv, layers, vocab, n, zero = struct.unpack_from("<6I", data, 72)
     assert (act, kv, layers, vocab, n, zero) == (INT8, KV_F16, 2, 384, len(tokens), 0)
     assert data[96:112].rstrip(b"\0").decode() == levels(native)[0]
-    slots = struct.unpack_from("<4I", data, 112)
-    assert slots == (256, 256, 256, 256)  # 2 kv heads of 64 halves
-    assert list(struct.unpack_from(f"<{n}i", data, 128)) == tokens
-    begin = -(-(128 + 4 * n) // 64) * 64
-    assert len(data) == begin + sum(slots) * n
+    # 2 kv heads of 64 halves; every position from 0 on
+    assert struct.unpack_from("<6I", data, 112) == (256, 256, 0, 256, 256, 0)
+    assert list(struct.unpack_from(f"<{n}i", data, IDS)) == tokens
+    begin = -(-(IDS + 4 * n) // 64) * 64
+    assert len(data) == begin + 4 * 256 * n
     # The first n - 1 positions do not depend on the last: a shorter file is this one's beginning.
     shorter = evaluated(native, path, tokens[:-1], n_ctx=160)
-    other = -(-(128 + 4 * (n - 1)) // 64) * 64
+    other = -(-(IDS + 4 * (n - 1)) // 64) * 64
     for part in range(4):
         assert (
             shorter[other + part * 256 * (n - 1) :][: 256 * (n - 1)]
@@ -277,7 +278,7 @@ def test_header_fields_with_a_right_checksum(native: Any, path: Path) -> None:
     """Who made the bytes also made the checksum: each number is checked for itself."""
     with Session(native, path) as s:
         data = evaluated(native, path, [5, 6, 7, 8, 9])
-        for at in [8, 12, 16, 20, *range(72, 112, 4), *range(112, 128, 4)]:
+        for at in [8, 12, 16, 20, *range(72, 112, 4), *range(112, IDS, 4)]:
             for value in HOSTILE:
                 changed = data[:at] + struct.pack("<I", value) + data[at + 4 :]
                 if changed != data:
@@ -297,11 +298,11 @@ def test_ids_outside_the_vocabulary(native: Any, path: Path) -> None:
         for i in range(5):
             for value in (-1, 384, 2**31 - 1, -(2**31)):
                 changed = bytearray(data)
-                struct.pack_into("<i", changed, 128 + 4 * i, value)
+                struct.pack_into("<i", changed, IDS + 4 * i, value)
                 with pytest.raises(Refused, match="a token that the vocabulary") as error:
                     File(s, seal(s, bytes(changed)))
                 assert error.value.code == FORMAT
-            struct.pack_into("<i", changed, 128 + 4 * i, 383)
+            struct.pack_into("<i", changed, IDS + 4 * i, 383)
             assert usable(s, seal(s, bytes(changed)))
             s.truncate(0)
 
@@ -313,7 +314,7 @@ def test_random_mutations_with_a_right_checksum(native: Any, path: Path) -> None
         rng, used = random.Random(3), 0
         for turn in range(1500):
             changed = bytearray(data)
-            limit = 160 if turn % 2 else len(data)
+            limit = IDS + 32 if turn % 2 else len(data)
             for _ in range(rng.randrange(1, 6)):
                 changed[rng.randrange(limit)] = rng.choice(
                     [0, 1, 127, 128, 255, rng.randrange(256)]
@@ -321,7 +322,7 @@ def test_random_mutations_with_a_right_checksum(native: Any, path: Path) -> None
             used += usable(s, seal(s, bytes(changed)))
             s.truncate(0)
         assert used > 300
-        begin = -(-(128 + 20) // 64) * 64
+        begin = -(-(IDS + 20) // 64) * 64
         for filler in (b"\xff", b"\x00\x7c", b"\x00\x7e"):  # f16 NaN, infinity, quiet NaN
             bad = data[:begin] + (filler * len(data))[: len(data) - begin]
             assert usable(s, seal(s, bad))

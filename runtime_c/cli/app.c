@@ -245,24 +245,34 @@ static lp_code apply_author_sampling(lp_app *app, lp_error *err) {
     return lp_sampling_check(&sampling, err);
 }
 
-/* What half of the free memory holds, for each of n_seq sequences. */
-static size_t default_ctx(const lp_model_info *info, size_t n_seq, size_t kv_per_token) {
-    size_t n = info->n_ctx_train < DEFAULT_CTX ? info->n_ctx_train : DEFAULT_CTX;
-    uint64_t available = lp_memory_available();
-    if (available > 0 && kv_per_token > 0) {
-        uint64_t fits = available / 2 / kv_per_token / n_seq;
-        size_t least = n < LEAST_CTX ? n : LEAST_CTX;
-        if (fits < n) n = fits < least ? least : (size_t)fits;
-    }
-    return n;
+/* The cache when all n_seq sequences are full. */
+static size_t cache_bytes(const lp_app *app, lp_kv_type kv_type, size_t n_seq, size_t n_ctx) {
+    return lp_engine_kv_need(app->model, kv_type, n_ctx, n_seq).bytes;
 }
 
-static lp_code choose_ctx(const lp_app *app, size_t n_seq, size_t kv_per_token, size_t *n_ctx,
+/* The longest context up to the usual one whose cache half of the free memory holds, by bisection:
+ * layers with a window do not grow with it. */
+static size_t default_ctx(const lp_app *app, lp_kv_type kv_type, size_t n_seq, size_t n_ctx_train) {
+    size_t n = n_ctx_train < DEFAULT_CTX ? n_ctx_train : DEFAULT_CTX;
+    size_t fits = n < LEAST_CTX ? n : LEAST_CTX;
+    uint64_t available = lp_memory_available();
+    if (available == 0) return n;
+    while (fits < n) {
+        size_t middle = fits + (n - fits + 1) / 2;
+        if (cache_bytes(app, kv_type, n_seq, middle) <= available / 2)
+            fits = middle;
+        else
+            n = middle - 1;
+    }
+    return fits;
+}
+
+static lp_code choose_ctx(const lp_app *app, lp_kv_type kv_type, size_t n_seq, size_t *n_ctx,
                           lp_error *err) {
     lp_model_info info = lp_model_describe(app->model);
     int64_t asked = app->options.n_ctx;
     if (asked < 0) {
-        *n_ctx = default_ctx(&info, n_seq, kv_per_token);
+        *n_ctx = default_ctx(app, kv_type, n_seq, info.n_ctx_train);
     } else {
         *n_ctx = asked == 0 ? info.n_ctx_train : (size_t)asked;
     }
@@ -275,13 +285,11 @@ static double mib(uint64_t bytes) {
     return (double)bytes / (1024.0 * 1024.0);
 }
 
-static lp_code check_memory(const lp_app *app, size_t n_seq, size_t n_ctx, size_t kv_per_token,
+static lp_code check_memory(const lp_app *app, lp_kv_type kv_type, size_t n_seq, size_t n_ctx,
                             lp_error *err) {
     if (app->options.ignore_memory) return LP_OK;
-    size_t cache = 0;
     size_t anonymous = 0;
-    if (!lp_size_mul(kv_per_token, n_ctx, &cache) || !lp_size_mul(cache, n_seq, &cache) ||
-        !lp_size_add(cache, ENGINE_ROOM, &anonymous)) {
+    if (!lp_size_add(cache_bytes(app, kv_type, n_seq, n_ctx), ENGINE_ROOM, &anonymous)) {
         return lp_fail(err, LP_ERR_ARGUMENT, "a context of %zu tokens is larger than any memory",
                        n_ctx);
     }
@@ -314,11 +322,8 @@ lp_code lp_app_open_engine(lp_app *app, size_t n_seq, size_t n_logit_rows, size_
     LP_TRY(about_model(app, lp_model_open(&app->model, app->gguf, err), err));
     LP_TRY(lp_engine_choose_modes(app->model, app->options.act, app->options.kv_type, &act,
                                   &kv_type, err));
-    size_t kv_per_token = lp_model_describe(app->model).kv_bytes_per_token;
-    /* Told for F16: 32 values of 64 bytes. */
-    kv_per_token = kv_per_token / 64 * lp_kv_bytes(kv_type, 32);
-    if (n_ctx == 0) LP_TRY(choose_ctx(app, n_seq, kv_per_token, &n_ctx, err));
-    LP_TRY(check_memory(app, n_seq, n_ctx, kv_per_token, err));
+    if (n_ctx == 0) LP_TRY(choose_ctx(app, kv_type, n_seq, &n_ctx, err));
+    LP_TRY(check_memory(app, kv_type, n_seq, n_ctx, err));
     uint32_t trained = lp_model_describe(app->model).n_ctx_train;
     if (app->options.n_ctx > 0 && n_ctx > trained) {
         lp_print_note("the model was trained for %u tokens of context, %zu were asked for", trained,

@@ -82,7 +82,13 @@ static void model_facts(const lp_app *app, facts *f) {
     number_fact(f, "embedding", "embedding", info.n_embd, "");
     number_fact(f, "vocabulary", "vocabulary", info.n_vocab, " tokens");
     number_fact(f, "context_trained", "trained context", info.n_ctx_train, " tokens");
-    number_fact(f, "kv_bytes_per_token", "cache", info.kv_bytes_per_token, " bytes per token");
+    lp_kv_need cache = lp_engine_kv_need(app->model, LP_KV_F16, info.n_ctx_train, 1);
+    number_fact(f, "kv_bytes_per_token", "cache", cache.per_token, " bytes per token");
+    if (cache.window > 0) {
+        number_fact(f, "kv_window", "and windows of", cache.window, " tokens");
+        number_fact(f, "kv_window_bytes", "with a cache of", cache.window_bytes,
+                    " bytes, whatever the context");
+    }
     text_fact(f, "license", "licence", license);
     text_fact(f, "template", "chat template", lp_str_from(lp_template_origin(app->tmpl)));
 }

@@ -49,7 +49,7 @@ static lp_code score_window(lp_app *app, int32_t *window, size_t n_ctx, lp_batch
     size_t batch = lp_engine_n_batch(app->engine);
     int32_t first = window[0];
     if (lp_vocab_adds_bos(app->vocab)) window[0] = lp_vocab_bos(app->vocab);
-    lp_engine_truncate(app->engine, 0, 0);
+    (void)lp_engine_truncate(app->engine, 0, 0);
     size_t half = n_ctx / 2;
     lp_code code = LP_OK;
     for (size_t at = 0; at + 1 < n_ctx && code == LP_OK;) {

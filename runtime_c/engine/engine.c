@@ -130,7 +130,7 @@ static lp_code plan_buffers(lp_engine *e, lp_error *err) {
     e->up = (float *)(void *)(e->pages + up);
     e->logits = (float *)(void *)(e->pages + logits);
     e->scratch = e->pages + scratch;
-    e->slots = (size_t *)(void *)(e->pages + slots);
+    e->slots = (lp_kv_slots *)(void *)(e->pages + slots);
     e->selected = (size_t *)(void *)(e->pages + selected);
     for (size_t i = 0; i < LP_ROPE_KINDS; i++) e->turns[i] = (float *)(void *)(e->pages + turns[i]);
     for (int i = 0; i < LP_ACT_KIND_COUNT; i++) e->acts[i] = w.acts[i] ? e->pages + acts[i] : NULL;
@@ -232,7 +232,8 @@ lp_code lp_engine_open(lp_engine **out, const lp_model *model, const lp_engine_p
     e->n_logit_rows = params->n_logit_rows ? params->n_logit_rows : params->n_seq;
     lp_code code = plan_ropes(e, err);
     if (code == LP_OK)
-        code = lp_kv_open(&e->kv, model, params->kv_type, params->n_ctx, params->n_seq, err);
+        code = lp_kv_open(&e->kv, model, params->kv_type, params->n_ctx, params->n_seq, e->n_batch,
+                          err);
     if (code == LP_OK) code = lp_pool_open(&e->pool, params->n_threads, err);
     if (code == LP_OK) code = plan_buffers(e, err);
     if (code != LP_OK) {
@@ -292,8 +293,8 @@ lp_code lp_engine_step(lp_engine *engine, const lp_batch_row *rows, size_t n, lp
     if (code == LP_OK) code = lp_forward(engine, err);
     if (code != LP_OK) {
         while (admitted-- > 0)
-            lp_kv_truncate(&engine->kv, (size_t)rows[admitted].sequence,
-                           (size_t)rows[admitted].position);
+            (void)lp_kv_truncate(&engine->kv, (size_t)rows[admitted].sequence,
+                                 (size_t)rows[admitted].position);
     }
     engine->rows = NULL;
     atomic_store(&engine->stop, false);
@@ -304,9 +305,19 @@ float *lp_engine_logits(lp_engine *engine, size_t i) {
     return i < engine->n_selected ? engine->logits + i * engine->model->n_vocab : NULL;
 }
 
-void lp_engine_truncate(lp_engine *engine, int32_t sequence, size_t n_keep) {
+size_t lp_engine_keepable(const lp_engine *engine, int32_t sequence, size_t n) {
+    if (sequence < 0 || (size_t)sequence >= engine->kv.n_seq) return 0;
+    return lp_kv_keepable(&engine->kv, (size_t)sequence, n);
+}
+
+size_t lp_engine_truncate(lp_engine *engine, int32_t sequence, size_t n_keep) {
+    if (sequence < 0 || (size_t)sequence >= engine->kv.n_seq) return 0;
+    return lp_kv_truncate(&engine->kv, (size_t)sequence, n_keep);
+}
+
+void lp_engine_mark(lp_engine *engine, int32_t sequence) {
     if (sequence < 0 || (size_t)sequence >= engine->kv.n_seq) return;
-    lp_kv_truncate(&engine->kv, (size_t)sequence, n_keep);
+    lp_kv_mark(&engine->kv, (size_t)sequence);
 }
 
 size_t lp_engine_length(const lp_engine *engine, int32_t sequence) {
@@ -345,4 +356,8 @@ int lp_engine_n_threads(const lp_engine *engine) {
 }
 size_t lp_engine_kv_bytes(const lp_engine *engine) {
     return engine->kv.bytes;
+}
+
+lp_kv_need lp_engine_kv_need(const lp_model *model, lp_kv_type type, size_t n_ctx, size_t n_seq) {
+    return lp_kv_reckon(model, type, n_ctx, n_seq, DEFAULT_BATCH);
 }

@@ -59,8 +59,16 @@ lp_code lp_engine_step(lp_engine *engine, const lp_batch_row *rows, size_t n,
  * step. The caller may change them (samplers do). */
 float *lp_engine_logits(lp_engine *engine, size_t i);
 
-/* Forgets the positions from n_keep on. */
-void lp_engine_truncate(lp_engine *engine, int32_t sequence, size_t n_keep);
+/* Layers with a sliding window keep its keys and values, not everything: a sequence can be cut by up
+ * to 64 positions after any step, by all, and in between where what its next token sees of the
+ * window is still there. lp_engine_keepable: how many of the first n positions can stay; n itself
+ * where no layer has a window. */
+size_t lp_engine_keepable(const lp_engine *engine, int32_t sequence, size_t n);
+/* Forgets the positions from lp_engine_keepable(n_keep) on; returns how many are left. */
+size_t lp_engine_truncate(lp_engine *engine, int32_t sequence, size_t n_keep);
+/* The sequence is likely to be cut to its present length later: its window there is kept as long as
+ * there is room (the last two such places; nothing for windows above 1024). */
+void lp_engine_mark(lp_engine *engine, int32_t sequence);
 size_t lp_engine_length(const lp_engine *engine, int32_t sequence); /* positions held */
 
 /* May be called from another thread or a signal handler: the running step ends early. Cleared by
@@ -76,5 +84,16 @@ size_t lp_engine_n_logit_rows(const lp_engine *engine);
 int lp_engine_n_threads(const lp_engine *engine);
 lp_act_mode lp_engine_act(const lp_engine *engine);
 size_t lp_engine_kv_bytes(const lp_engine *engine); /* reserved for the cache */
+
+/* What a cache takes of memory once it is full; bytes and window_bytes are of all sequences. */
+typedef struct lp_kv_need {
+    size_t bytes;        /* SIZE_MAX: more than an address can hold */
+    size_t per_token;    /* of one sequence, in layers that keep everything */
+    size_t window_bytes; /* of bytes, those of layers with a window */
+    size_t window;       /* its positions; 0 = no layer has one */
+} lp_kv_need;
+
+/* For an engine with the default n_batch. */
+lp_kv_need lp_engine_kv_need(const lp_model *model, lp_kv_type type, size_t n_ctx, size_t n_seq);
 
 #endif

@@ -42,7 +42,7 @@ struct lp_engine {
         *acts[LP_ACT_KIND_COUNT]; /* activations as matmul takes them; NULL if no weight wants it */
     uint8_t *scratch;             /* scratch_bytes per thread */
     size_t scratch_bytes;
-    size_t *slots;    /* (n_batch): cache slot of each row */
+    lp_kv_slots *slots; /* (n_batch): where each row's keys and values go */
     size_t *selected; /* (n_logit_rows): rows that want logits, ascending */
 
     /* The step under way. */

@@ -147,7 +147,7 @@ static void store_row(lp_engine *e, const lp_layer *layer, size_t row) {
     const lp_kv_layer *cache = &e->kv.layers[layer - m->layers];
     size_t key = lp_kv_bytes(e->kv.type, m->key_len), value = lp_kv_bytes(e->kv.type, m->value_len);
     for (size_t h = 0; h < layer->n_head_kv; h++) {
-        size_t at = lp_kv_vector(cache, e->slots[row], h);
+        size_t at = lp_kv_vector(cache, e->slots[row].in[cache->pool], h);
         e->kernels->store_kv(e->kv.type, k + h * m->key_len, e->kv.pages + cache->keys + at * key,
                              m->key_len);
         e->kernels->store_kv(e->kv.type, v + h * m->value_len,
@@ -296,7 +296,7 @@ static lp_attention shared_attention(const attention_job *j, size_t kv_head, int
                           .value_slot_bytes = value,
                           .key_head_offset = kv_head * LP_KV_BLOCK * key,
                           .value_head_offset = kv_head * LP_KV_BLOCK * value,
-                          .table = e->kv.seqs[sequence].table,
+                          .table = lp_kv_table(&e->kv, cache->pool, (size_t)sequence),
                           .table_step = cache->n_head,
                           .block_len = LP_KV_BLOCK,
                           .head_dim = m->key_len,

@@ -8,7 +8,7 @@
 #include "engine/engine_internal.h"
 
 enum {
-    FORMAT = 1,
+    FORMAT = 2,
     AT_FORMAT = 8,
     AT_VERSION = 12,
     AT_SIZE = 16,
@@ -24,7 +24,7 @@ enum {
     AT_ZERO = 92,
     AT_LEVEL = 96,
     HEADER_BYTES = AT_LEVEL + LP_KV_LEVEL_BYTES,
-    SLOTS_BYTES = 8, /* per layer */
+    SLOTS_BYTES = 12, /* per layer */
     ALIGNMENT = 64
 };
 
@@ -78,16 +78,32 @@ static void add32(lp_buf *out, uint32_t value) {
     lp_buf_add(out, bytes, sizeof bytes);
 }
 
-/* n positions of one layer's keys or values (`base`: those of the layer; slot_bytes: of all heads),
- * in order, each with its heads' vectors one after another. */
-static void add_slots(lp_buf *out, const lp_kvcache *kv, const lp_kv_sequence *s,
-                      const lp_kv_layer *layer, size_t base, size_t slot_bytes, size_t n) {
+/* The first of n positions that is stored of a layer. */
+static size_t first_stored(const lp_kvcache *kv, const lp_kv_layer *layer, size_t n) {
+    return layer->pool == LP_KV_RECENT ? lp_kv_oldest(kv->window, n) : 0;
+}
+
+/* One layer's keys or values (`base`: those of the layer; slot_bytes: of all heads) of positions
+ * begin .. end - 1 in order, each with its heads' vectors one after another. */
+static void add_slots(lp_buf *out, const lp_kvcache *kv, const int32_t *table,
+                      const lp_kv_layer *layer, size_t base, size_t slot_bytes, size_t begin,
+                      size_t end) {
     size_t bytes = slot_bytes / layer->n_head;
-    for (size_t p = 0; p < n; p++) {
-        size_t slot = (size_t)s->table[p / LP_KV_BLOCK] * LP_KV_BLOCK + p % LP_KV_BLOCK;
+    for (size_t p = begin; p < end; p++) {
+        size_t slot = (size_t)table[p / LP_KV_BLOCK] * LP_KV_BLOCK + p % LP_KV_BLOCK;
         for (size_t h = 0; h < layer->n_head; h++)
             lp_buf_add(out, kv->pages + base + lp_kv_vector(layer, slot, h) * bytes, bytes);
     }
+}
+
+/* Whether the window layers have what is to be stored of n tokens. */
+static bool holds_all(const lp_kvcache *kv, int32_t sequence, size_t n) {
+    if (!kv->window) return true;
+    const int32_t *table = lp_kv_table(kv, LP_KV_RECENT, (size_t)sequence);
+    for (size_t p = lp_kv_oldest(kv->window, n); p < n; p += LP_KV_BLOCK) {
+        if (table[p / LP_KV_BLOCK] < 0) return false;
+    }
+    return true;
 }
 
 lp_code lp_kv_file_write(lp_buf *out, const lp_engine *engine, int32_t sequence,
@@ -97,7 +113,8 @@ lp_code lp_kv_file_write(lp_buf *out, const lp_engine *engine, int32_t sequence,
     if (n_tokens < 1 || n_tokens > lp_engine_length(engine, sequence))
         return lp_fail(err, LP_ERR_ARGUMENT, "%zu tokens of a sequence of %zu", n_tokens,
                        lp_engine_length(engine, sequence));
-    const lp_kv_sequence *s = &kv->seqs[sequence];
+    if (!holds_all(kv, sequence, n_tokens))
+        return lp_fail(err, LP_ERR_ARGUMENT, "what the sequence's windows saw is gone");
     const char *level = engine->kernels->name;
     size_t start = out->len, level_len = strlen(level);
     uint8_t header[HEADER_BYTES] = {0};
@@ -114,13 +131,16 @@ lp_code lp_kv_file_write(lp_buf *out, const lp_engine *engine, int32_t sequence,
     for (uint32_t i = 0; i < model->n_layer; i++) {
         add32(out, (uint32_t)kv->layers[i].key_slot);
         add32(out, (uint32_t)kv->layers[i].value_slot);
+        add32(out, (uint32_t)first_stored(kv, &kv->layers[i], n_tokens));
     }
     for (size_t i = 0; i < n_tokens; i++) add32(out, (uint32_t)tokens[i]);
     while (!out->failed && (out->len - start) % ALIGNMENT != 0) lp_buf_add_char(out, 0);
     for (uint32_t i = 0; i < model->n_layer; i++) {
         const lp_kv_layer *layer = &kv->layers[i];
-        add_slots(out, kv, s, layer, layer->keys, layer->key_slot, n_tokens);
-        add_slots(out, kv, s, layer, layer->values, layer->value_slot, n_tokens);
+        const int32_t *table = lp_kv_table(kv, layer->pool, (size_t)sequence);
+        size_t first = first_stored(kv, layer, n_tokens);
+        add_slots(out, kv, table, layer, layer->keys, layer->key_slot, first, n_tokens);
+        add_slots(out, kv, table, layer, layer->values, layer->value_slot, first, n_tokens);
     }
     LP_TRY(lp_buf_check(out, err));
     write64((uint8_t *)out->data + start + AT_SIZE, out->len - start);
@@ -143,7 +163,7 @@ static lp_code damaged(lp_error *err, const char *what) {
 
 /* Where the three parts behind the header lie, and that they end where the file does. */
 static bool locate(lp_kv_file *f) {
-    size_t slots, ids, at = HEADER_BYTES, per_token = 0, total;
+    size_t slots, ids, at = HEADER_BYTES, total = 0;
     if (!lp_size_mul(f->n_layer, SLOTS_BYTES, &slots) || !lp_size_mul(f->n_tokens, 4, &ids) ||
         slots > f->size - at || ids > f->size - at - slots)
         return false;
@@ -153,12 +173,16 @@ static bool locate(lp_kv_file *f) {
     if (at > f->size) return false;
     f->layers = f->data + at;
     for (uint32_t i = 0; i < f->n_layer; i++) {
-        const uint8_t *pair = f->slots + (size_t)i * SLOTS_BYTES;
-        if (!lp_size_add(per_token, read32(pair), &per_token) ||
-            !lp_size_add(per_token, read32(pair + 4), &per_token))
+        const uint8_t *layer = f->slots + (size_t)i * SLOTS_BYTES;
+        size_t per_token, bytes, first = read32(layer + 8);
+        if (first >= f->n_tokens ||
+            !lp_size_add(read32(layer), read32(layer + 4), &per_token) ||
+            !lp_size_mul(per_token, f->n_tokens - first, &bytes) ||
+            !lp_size_add(total, bytes, &total))
             return false;
+        if (first > 0) f->least = f->n_tokens > LP_KV_SLACK ? f->n_tokens - LP_KV_SLACK : 0;
     }
-    return lp_size_mul(per_token, f->n_tokens, &total) && total == f->size - at;
+    return total == f->size - at;
 }
 
 static bool read_level(lp_kv_file *f) {
@@ -229,9 +253,10 @@ lp_code lp_kv_file_fits(const lp_kv_file *file, const lp_engine *engine,
     else if (file->n_layer != model->n_layer || file->n_vocab != model->n_vocab)
         what = "is of a model of another shape";
     for (uint32_t i = 0; what == NULL && i < model->n_layer; i++) {
-        const uint8_t *pair = file->slots + (size_t)i * SLOTS_BYTES;
+        const uint8_t *stored = file->slots + (size_t)i * SLOTS_BYTES;
         const lp_kv_layer *layer = &engine->kv.layers[i];
-        if (read32(pair) != layer->key_slot || read32(pair + 4) != layer->value_slot)
+        if (read32(stored) != layer->key_slot || read32(stored + 4) != layer->value_slot ||
+            read32(stored + 8) != first_stored(&engine->kv, layer, file->n_tokens))
             what = "is of a model of another shape";
     }
     if (what == NULL) return LP_OK;
@@ -248,50 +273,59 @@ size_t lp_kv_file_common(const lp_kv_file *file, const int32_t *ids, size_t n) {
     if (n > file->n_tokens) n = file->n_tokens;
     size_t i = 0;
     while (i < n && token_at(file, i) == ids[i]) i++;
-    return i < file->n_tokens / WORTH ? 0 : i;
+    return i < file->n_tokens / WORTH || i < file->least ? 0 : i;
 }
 
 typedef struct load_job {
     const lp_kv_file *file;
     lp_kvcache *kv;
-    const lp_kv_sequence *s;
-    size_t n; /* positions */
+    size_t sequence, n; /* positions */
 } load_job;
 
-/* n positions of `from` into the blocks of a sequence; the counterpart of add_slots. */
-static void take_slots(lp_kvcache *kv, const lp_kv_sequence *s, const lp_kv_layer *layer,
-                       size_t base, size_t slot_bytes, size_t n, const uint8_t *from) {
+/* Positions begin .. end - 1 of `from` into the blocks of a sequence, where it has any; the
+ * counterpart of add_slots. */
+static void take_slots(lp_kvcache *kv, const int32_t *table, const lp_kv_layer *layer, size_t base,
+                       size_t slot_bytes, size_t begin, size_t end, const uint8_t *from) {
     size_t bytes = slot_bytes / layer->n_head;
-    for (size_t p = 0; p < n; p++) {
-        size_t slot = (size_t)s->table[p / LP_KV_BLOCK] * LP_KV_BLOCK + p % LP_KV_BLOCK;
-        for (size_t h = 0; h < layer->n_head; h++, from += bytes)
-            memcpy(kv->pages + base + lp_kv_vector(layer, slot, h) * bytes, from, bytes);
+    for (size_t p = begin; p < end; p++, from += slot_bytes) {
+        int32_t block = table[p / LP_KV_BLOCK];
+        if (block < 0) continue;
+        size_t slot = (size_t)block * LP_KV_BLOCK + p % LP_KV_BLOCK;
+        for (size_t h = 0; h < layer->n_head; h++)
+            memcpy(kv->pages + base + lp_kv_vector(layer, slot, h) * bytes, from + h * bytes,
+                   bytes);
     }
 }
 
 /* A layer is a chunk: most of the time goes into the first touch of the cache's pages. */
 static void load_layer(void *job, size_t chunk, int thread) {
     const load_job *j = job;
-    const lp_kv_layer *layer = &j->kv->layers[chunk];
+    lp_kvcache *kv = j->kv;
+    const lp_kv_layer *layer = &kv->layers[chunk];
     const uint8_t *from = j->file->layers;
+    const int32_t *table = lp_kv_table(kv, layer->pool, j->sequence);
+    size_t all = j->file->n_tokens, first = first_stored(kv, layer, all);
     (void)thread;
     for (size_t i = 0; i < chunk; i++)
-        from += j->file->n_tokens * (j->kv->layers[i].key_slot + j->kv->layers[i].value_slot);
-    take_slots(j->kv, j->s, layer, layer->keys, layer->key_slot, j->n, from);
-    from += j->file->n_tokens * layer->key_slot;
-    take_slots(j->kv, j->s, layer, layer->values, layer->value_slot, j->n, from);
+        from += (all - first_stored(kv, &kv->layers[i], all)) *
+                (kv->layers[i].key_slot + kv->layers[i].value_slot);
+    take_slots(kv, table, layer, layer->keys, layer->key_slot, first, j->n, from);
+    from += (all - first) * layer->key_slot;
+    take_slots(kv, table, layer, layer->values, layer->value_slot, first, j->n, from);
 }
 
 lp_code lp_kv_file_load(lp_kv_file *file, lp_engine *engine, int32_t sequence, size_t n,
                         lp_error *err) {
     lp_kvcache *kv = &engine->kv;
-    if (sequence < 0 || (size_t)sequence >= kv->n_seq || n > file->n_tokens || n > kv->n_ctx)
+    if (sequence < 0 || (size_t)sequence >= kv->n_seq || n > file->n_tokens || n > kv->n_ctx ||
+        n < file->least)
         return lp_fail(err, LP_ERR_ARGUMENT, "%zu prepared tokens into sequence %ld", n,
                        (long)sequence);
     LP_TRY(lp_kv_file_check(file, err));
-    lp_kv_truncate(kv, (size_t)sequence, 0);
+    (void)lp_kv_truncate(kv, (size_t)sequence, 0);
     for (size_t i = 0; i < n; i++) (void)lp_kv_append(kv, (size_t)sequence);
-    load_job job = {.file = file, .kv = kv, .s = &kv->seqs[sequence], .n = n};
+    lp_kv_forget(kv, (size_t)sequence, lp_kv_oldest(kv->window, file->n_tokens));
+    load_job job = {.file = file, .kv = kv, .sequence = (size_t)sequence, .n = n};
     lp_pool_run(engine->pool, load_layer, &job, engine->model->n_layer);
     return LP_OK;
 }

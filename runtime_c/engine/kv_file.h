@@ -6,7 +6,7 @@
  * Layout, little-endian, nothing aligned but the last part:
  *
  *     0  magic "LPKVDATA"                          8 bytes
- *     8  format of this layout: 1                  u32
+ *     8  format of this layout: 2                  u32
  *    12  LP_KV_VERSION of the writer               u32
  *    16  bytes of the whole                        u64
  *    24  checksum of the bytes from 32 on          u64
@@ -16,11 +16,15 @@
  *    80  layers, vocabulary, tokens                u32 each
  *    92  zero                                      u32
  *    96  ISA level that computed it                16 bytes, padded with zeros
- *   112  bytes of a key slot and a value slot      u32, u32 per layer
+ *   112  bytes of a key slot and a value slot      u32, u32 per layer,
+ *        first position stored                     u32        per layer
  *        token ids                                 i32        per token
  *        zeros up to a multiple of 64
- *        each layer: the keys of all positions in order, then the values; a slot holds the vectors
+ *        each layer: the keys of its positions in order, then the values; a slot holds the vectors
  *        of all kv heads of a position, so the order does not depend on the cache's blocks
+ *
+ * Of layers with a sliding window only what can be needed is there: from lp_kv_oldest of all tokens
+ * on, which serves prompts that share all but the last LP_KV_SLACK tokens or more.
  *
  * Nothing of it is trusted: sizes, ids and the checksum are checked before the cache is touched,
  * and keys and values are numbers that cannot harm, whatever they are. The checksum shows damage;
@@ -33,7 +37,7 @@
 
 /* To be raised whenever the same tokens, weights, level and modes begin to give other bytes in the
  * cache: another order of additions, another rotation, another layout of a slot. */
-enum { LP_KV_VERSION = 1, LP_KV_LEVEL_BYTES = 16 };
+enum { LP_KV_VERSION = 2, LP_KV_LEVEL_BYTES = 16 };
 
 typedef enum lp_kv_state { LP_KV_UNCHECKED = 0, LP_KV_WHOLE, LP_KV_DAMAGED } lp_kv_state;
 
@@ -45,6 +49,7 @@ typedef struct lp_kv_file {
     lp_kv_type type;
     uint32_t n_layer, n_vocab;
     size_t n_tokens;
+    size_t least; /* positions that can be taken at least: fewer leave a window unknown */
     char level[LP_KV_LEVEL_BYTES + 1]; /* printable */
     const uint8_t *model_sha256;       /* 32 bytes */
     uint64_t model_bytes;
@@ -53,7 +58,7 @@ typedef struct lp_kv_file {
 } lp_kv_file;
 
 /* Appends the first n_tokens positions of a sequence, whose ids the caller gives. LP_ERR_ARGUMENT:
- * the sequence is shorter. Belongs to no weights before lp_kv_file_seal. */
+ * the sequence is shorter, or its window layers no longer hold what is to be stored. Belongs to no weights before lp_kv_file_seal. */
 lp_code lp_kv_file_write(lp_buf *out, const lp_engine *engine, int32_t sequence,
                          const int32_t *tokens, size_t n_tokens, lp_error *err) LP_MUST_USE;
 /* Binds what lp_kv_file_write wrote to the weights (sha256: 32 bytes) and sets the checksum. */
@@ -71,7 +76,8 @@ lp_code lp_kv_file_fits(const lp_kv_file *file, const lp_engine *engine,
                         const uint8_t *model_sha256, uint64_t model_bytes,
                         lp_error *err) LP_MUST_USE;
 
-/* How many of the ids' first tokens it holds; 0 when they are too few to be worth reading it. */
+/* How many of the ids' first tokens it holds; 0 when they are too few to be of use or to be worth
+ * reading it. */
 size_t lp_kv_file_common(const lp_kv_file *file, const int32_t *ids, size_t n);
 /* The sequence then holds the first n positions and nothing else. For a file that fits; checks the
  * checksum first, and leaves the sequence alone when anything is wrong. */

@@ -4,6 +4,12 @@
  * depends on its own sequence only, a prefix that is kept gives exactly the answer that evaluating
  * it again would. At least the last token of a prompt is always evaluated: its logits are needed.
  *
+ * Where layers have a sliding window, a sequence cannot be cut just anywhere (see engine.h): of a
+ * shared prefix only what the engine says can stay counts. Marks are set where next prompts mostly
+ * part from what is held: at the end of a prompt (the answer is made anew, or its thinking left
+ * out) and where it parted from the one before (the question is taken back). A prompt that parts
+ * elsewhere, far behind the end, is evaluated from an earlier place or from its beginning.
+ *
  * A step: one row for each answering job, then prompt rows in the order of submission. While
  * somebody is being answered, prompts go in smaller pieces, so that the answer does not stand
  * still.
@@ -256,38 +262,39 @@ const int32_t *lp_job_answer(const lp_job *job, size_t *n) {
 
 /* ---- a step: who takes part --------------------------------------------------------------- */
 
-static size_t common_prefix(const holder *h, const lp_job *job) {
-    size_t n = h->n_tokens < job->stats.prompt_tokens ? h->n_tokens : job->stats.prompt_tokens,
-           i = 0;
+/* Of what a sequence holds, how much a job could go on from. */
+static size_t usable_prefix(const lp_scheduler *s, const holder *h, const lp_job *job) {
+    size_t most = job->stats.prompt_tokens - 1, n = h->n_tokens < most ? h->n_tokens : most, i = 0;
     while (i < n && h->tokens[i] == job->prompt[i]) i++;
-    return i;
+    return lp_engine_keepable(s->engine, (int32_t)(h - s->holders), i);
 }
 
-/* The free sequence that shares most with the prompt; among equals the one longest unused. What is
+/* The free sequence with most to go on from; among equals the one longest unused. What is
  * ready can be copied into any: less than that is worth nothing, and nobody's longer conversation
  * is given up for it. */
 static holder *best_free(lp_scheduler *s, const lp_job *job, size_t *prefix) {
     size_t ready =
-        s->ready ? lp_kv_file_common(s->ready, job->prompt, job->stats.prompt_tokens) : 0;
+        s->ready ? lp_kv_file_common(s->ready, job->prompt, job->stats.prompt_tokens - 1) : 0;
     holder *best = NULL;
     for (size_t i = 0; i < lp_engine_n_seq(s->engine); i++) {
         holder *h = &s->holders[i];
         if (h->job) continue;
-        size_t common = common_prefix(h, job);
-        if (common < ready) common = ready;
-        if (best && (common < *prefix || (common == *prefix && h->last_use >= best->last_use)))
+        size_t usable = usable_prefix(s, h, job);
+        if (usable < ready) usable = ready;
+        if (best && (usable < *prefix || (usable == *prefix && h->last_use >= best->last_use)))
             continue;
         best = h;
-        *prefix = common;
+        *prefix = usable;
     }
     return best;
 }
 
-/* Makes a sequence hold the first n tokens of the prompt by a copy; returns how many it shares. */
+/* Makes a sequence hold the first n tokens of the prompt by a copy; returns how many there are to
+ * go on from. */
 static size_t copy_ready(lp_scheduler *s, holder *h, const lp_job *job, size_t n) {
     if (lp_kv_file_load(s->ready, s->engine, (int32_t)(h - s->holders), n, NULL) != LP_OK) {
         s->ready = NULL; /* damaged: evaluated as if there were none */
-        return common_prefix(h, job);
+        return usable_prefix(s, h, job);
     }
     memcpy(h->tokens, job->prompt, n * sizeof *h->tokens);
     return n;
@@ -299,14 +306,14 @@ static void start_waiting(lp_scheduler *s) {
         size_t keep = 0;
         holder *h = best_free(s, job, &keep);
         if (!h) return;
-        if (keep == job->stats.prompt_tokens) keep--;
-        if (keep > common_prefix(h, job)) keep = copy_ready(s, h, job, keep);
+        if (keep > usable_prefix(s, h, job)) keep = copy_ready(s, h, job, keep);
         job->sequence = (int32_t)(h - s->holders);
         job->n_fed = job->stats.cached_tokens = keep;
         job->started = lp_clock_seconds();
         h->job = job;
         h->n_tokens = keep;
-        lp_engine_truncate(s->engine, job->sequence, keep);
+        (void)lp_engine_truncate(s->engine, job->sequence, keep);
+        lp_engine_mark(s->engine, job->sequence);
     }
 }
 
@@ -451,6 +458,7 @@ static void take_token(lp_job *job, int32_t id) {
     double now = lp_clock_seconds();
     if (!job->answering) {
         job->answering = true;
+        lp_engine_mark(s->engine, job->sequence);
         job->first_token = now;
         job->stats.prompt_seconds = now - job->started;
         job->stats.first_token_seconds = now - job->submitted;
@@ -535,7 +543,7 @@ static void take_results(lp_scheduler *s, size_t n) {
             }
         }
         at += wanted;
-        lp_engine_truncate(s->engine, sequence, s->holders[sequence].n_tokens);
+        (void)lp_engine_truncate(s->engine, sequence, s->holders[sequence].n_tokens);
     }
 }
 
