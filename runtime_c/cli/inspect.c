@@ -85,8 +85,8 @@ static void model_facts(const lp_app *app, facts *f) {
     lp_kv_need cache = lp_engine_kv_need(app->model, LP_KV_F16, info.n_ctx_train, 1);
     number_fact(f, "kv_bytes_per_token", "cache", cache.per_token, " bytes per token");
     if (cache.window > 0) {
-        number_fact(f, "kv_window", "and windows of", cache.window, " tokens");
-        number_fact(f, "kv_window_bytes", "with a cache of", cache.window_bytes,
+        number_fact(f, "kv_window", "sliding window", cache.window, " tokens");
+        number_fact(f, "kv_window_bytes", "window cache", cache.window_bytes,
                     " bytes, whatever the context");
     }
     text_fact(f, "license", "licence", license);
