@@ -8,6 +8,8 @@ SPDX-License-Identifier: Apache-2.0
 
 from __future__ import annotations
 
+import json
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -188,7 +190,9 @@ def test_a_step_that_fails_leaves_the_window(native: Any, folder: Path) -> None:
         for i in range(0, 960, 64):
             s.step(tokens[i : i + 64], want=False)
             with pytest.raises(Refused):
-                s.rows([(1, i + 64 + k, 0, False) for k in range(63)] + [(s.n_vocab, i + 127, 0, True)])
+                s.rows(
+                    [(1, i + 64 + k, 0, False) for k in range(63)] + [(s.n_vocab, i + 127, 0, True)]
+                )
             assert s.length() == i + 64
         s.step(tokens[960:999], want=False)
         assert same(s.step(tokens[999:]), everything(native, path, tokens))
@@ -361,3 +365,23 @@ def test_what_is_touched(native: Any, folder: Path) -> None:
         for i in range(64, 10000, 64):
             s.step(tokens[i : i + 64], want=False)
         assert 4 << 20 < resident() - before < 12 << 20
+
+
+def test_the_executable_reckons_with_it(packed_smollm2: Path, folder: Path) -> None:
+    """A context whose cache fits only because six layers of seven keep no more than a window."""
+
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
+        command = [str(packed_smollm2), *words, "-m", str(model(folder))]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    facts = json.loads(run("info", "--json").stdout)
+    assert (facts["kv_bytes_per_token"], facts["kv_window"]) == (512, WINDOW)
+    assert facts["kv_window_bytes"] == 6 * 512 * 512  # its trained context is no longer than that
+    free = facts["memory_available"]
+    if not free:
+        pytest.skip("the free memory of this system is not known")
+    bench = ("bench", "-p", "8", "-n", "1", "-r", "1", "-c")
+    fits = run(*bench, str(free // 4 // 512))
+    assert (fits.returncode, "prefill" in fits.stdout) == (0, True), fits.stderr
+    not_so = run(*bench, str(free * 2 // 512))
+    assert not_so.returncode != 0 and "choose a smaller -c" in not_so.stderr

@@ -59,8 +59,8 @@ lp_code lp_engine_step(lp_engine *engine, const lp_batch_row *rows, size_t n,
  * step. The caller may change them (samplers do). */
 float *lp_engine_logits(lp_engine *engine, size_t i);
 
-/* Layers with a sliding window keep its keys and values, not everything: a sequence can be cut by up
- * to 64 positions after any step, by all, and in between where what its next token sees of the
+/* Layers with a sliding window keep its keys and values, not everything: a sequence can be cut by
+ * up to 64 positions after any step, by all, and in between where what its next token sees of the
  * window is still there. lp_engine_keepable: how many of the first n positions can stay; n itself
  * where no layer has a window. */
 size_t lp_engine_keepable(const lp_engine *engine, int32_t sequence, size_t n);

@@ -43,7 +43,7 @@ struct lp_engine {
     uint8_t *scratch;             /* scratch_bytes per thread */
     size_t scratch_bytes;
     lp_kv_slots *slots; /* (n_batch): where each row's keys and values go */
-    size_t *selected; /* (n_logit_rows): rows that want logits, ascending */
+    size_t *selected;   /* (n_logit_rows): rows that want logits, ascending */
 
     /* The step under way. */
     const lp_batch_row *rows;

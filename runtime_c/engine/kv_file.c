@@ -175,8 +175,7 @@ static bool locate(lp_kv_file *f) {
     for (uint32_t i = 0; i < f->n_layer; i++) {
         const uint8_t *layer = f->slots + (size_t)i * SLOTS_BYTES;
         size_t per_token, bytes, first = read32(layer + 8);
-        if (first >= f->n_tokens ||
-            !lp_size_add(read32(layer), read32(layer + 4), &per_token) ||
+        if (first >= f->n_tokens || !lp_size_add(read32(layer), read32(layer + 4), &per_token) ||
             !lp_size_mul(per_token, f->n_tokens - first, &bytes) ||
             !lp_size_add(total, bytes, &total))
             return false;

@@ -58,7 +58,8 @@ typedef struct lp_kv_file {
 } lp_kv_file;
 
 /* Appends the first n_tokens positions of a sequence, whose ids the caller gives. LP_ERR_ARGUMENT:
- * the sequence is shorter, or its window layers no longer hold what is to be stored. Belongs to no weights before lp_kv_file_seal. */
+ * the sequence is shorter, or its window layers no longer hold what is to be stored. Belongs to no
+ * weights before lp_kv_file_seal. */
 lp_code lp_kv_file_write(lp_buf *out, const lp_engine *engine, int32_t sequence,
                          const int32_t *tokens, size_t n_tokens, lp_error *err) LP_MUST_USE;
 /* Binds what lp_kv_file_write wrote to the weights (sha256: 32 bytes) and sets the checksum. */

@@ -98,9 +98,9 @@ static bool lay_out(const lp_model *model, lp_kv_type type, const size_t blocks[
 lp_kv_need lp_kv_reckon(const lp_model *model, lp_kv_type type, size_t n_ctx, size_t n_seq,
                         size_t n_batch) {
     lp_kv_need need = {.window = longest_window(model)};
-    size_t blocks[LP_KV_POOLS] = {
-        [LP_KV_ALL] = blocks_per_sequence(n_ctx),
-        [LP_KV_RECENT] = need.window ? recent_blocks(need.window, n_ctx, n_batch) : 0};
+    size_t blocks[LP_KV_POOLS] = {[LP_KV_ALL] = blocks_per_sequence(n_ctx),
+                                  [LP_KV_RECENT] =
+                                      need.window ? recent_blocks(need.window, n_ctx, n_batch) : 0};
     if (!lay_out(model, type, blocks, n_seq, NULL, &need)) need.bytes = SIZE_MAX;
     return need;
 }

@@ -44,8 +44,8 @@ typedef struct lp_kv_sequence {
 } lp_kv_sequence;
 
 typedef struct lp_kv_pool {
-    int32_t *tables;      /* (n_seq, blocks_per_seq): block numbers, < 0 = given back; owned */
-    int32_t *free_blocks; /* a stack, owned */
+    int32_t *tables;        /* (n_seq, blocks_per_seq): block numbers, < 0 = given back; owned */
+    int32_t *free_blocks;   /* a stack, owned */
     size_t n_free, n_ready; /* n_ready: blocks whose pages were asked for, 0 .. n_ready - 1 */
     size_t most;            /* blocks of one sequence */
 } lp_kv_pool;

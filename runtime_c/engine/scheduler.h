@@ -3,11 +3,12 @@
  *
  * A job is a prompt (ids) and what to do with it. The terminal submits one at a time; the server
  * many. Each step mixes one token of every answering job with a chunk of a waiting prompt. A job
- * takes the free sequence that holds the longest usable prefix of its prompt and keeps that; where a prepared prefix (lp_scheduler_prepare) shares more, it starts from a copy of that.
- * Text arrives in whole UTF-8 characters; a suffix that could begin a stop text is held back until
- * it is known not to. Tokens guessed from the text so far are checked several per step where that
- * is faster; texts are the same with and without. One thread drives it (submit, step, cancel);
- * lp_job_cancel may come from another thread. SPDX-License-Identifier: Apache-2.0 */
+ * takes the free sequence that holds the longest usable prefix of its prompt and keeps that; where
+ * a prepared prefix (lp_scheduler_prepare) shares more, it starts from a copy of that. Text arrives
+ * in whole UTF-8 characters; a suffix that could begin a stop text is held back until it is known
+ * not to. Tokens guessed from the text so far are checked several per step where that is faster;
+ * texts are the same with and without. One thread drives it (submit, step, cancel); lp_job_cancel
+ * may come from another thread. SPDX-License-Identifier: Apache-2.0 */
 #ifndef LP_ENGINE_SCHEDULER_H
 #define LP_ENGINE_SCHEDULER_H
 

@@ -23,14 +23,19 @@ static void use(lp_kv_file *file) {
                       (uint32_t)file->tokens[4 * i + 3] << 24;
         if (id >= file->n_vocab || id > INT32_MAX) abort();
     }
-    size_t per_token = 0;
-    for (uint32_t i = 0; i < 2 * file->n_layer; i++) {
-        const uint8_t *slot = file->slots + 4 * (size_t)i;
-        per_token +=
-            (size_t)slot[0] | (size_t)slot[1] << 8 | (size_t)slot[2] << 16 | (size_t)slot[3] << 24;
+    size_t total = 0;
+    for (uint32_t i = 0; i < file->n_layer; i++) {
+        size_t numbers[3];
+        for (size_t j = 0; j < 3; j++) {
+            const uint8_t *at = file->slots + 12 * (size_t)i + 4 * j;
+            numbers[j] =
+                (size_t)at[0] | (size_t)at[1] << 8 | (size_t)at[2] << 16 | (size_t)at[3] << 24;
+        }
+        if (numbers[2] >= file->n_tokens) abort();
+        total += (numbers[0] + numbers[1]) * (file->n_tokens - numbers[2]);
     }
     /* The last byte that loading would read is the file's last. */
-    if (file->layers + per_token * file->n_tokens != file->data + file->size) abort();
+    if (file->layers + total != file->data + file->size) abort();
     if (strlen(file->level) > LP_KV_LEVEL_BYTES) abort();
 }
 
