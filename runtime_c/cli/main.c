@@ -70,6 +70,11 @@ static int run(lp_app *app, int argc, char **argv) {
     if (code == LP_OK) code = functions[app->options.command](app, &err);
     if (code == LP_OK) return atomic_load(&interrupts) > 0 ? 130 : 0;
     lp_print_error(&err);
+    /* A double-click that fails must not look like nothing at all. */
+    const lp_options *o = &app->options;
+    bool page = o->command == LP_COMMAND_WEB && o->prompt == NULL && o->prompt_file == NULL;
+    bool seen = lp_terminal_is(0) || lp_terminal_is(1) || lp_terminal_is(2);
+    if (page && !seen && (argc <= 1 || code != LP_ERR_ARGUMENT)) lp_alert(err.text);
     return code == LP_ERR_ARGUMENT ? 2 : 1;
 }
 

@@ -350,6 +350,29 @@ bool lp_options_given(const lp_options *options, const char *long_name) {
     return false;
 }
 
+void lp_options_add_given(lp_buf *out, const lp_options *options) {
+    for (size_t i = 0; i < N_ROWS; i++) {
+        const row *r = &rows[i];
+        const char *field = (const char *)options + r->offset;
+        if ((options->given >> i & 1) == 0 || r->offset == FIELD(no_browser) ||
+            r->offset == FIELD(port)) {
+            continue;
+        }
+        lp_buf_add_format(out, "%s", r->long_name);
+        if (r->kind == INTEGER)
+            lp_buf_add_format(out, " %lld", (long long)*(const int64_t *)(const void *)field);
+        if (r->kind == REAL) lp_buf_add_format(out, " %.17g", *(const double *)(const void *)field);
+        if (r->kind == TEXT)
+            lp_buf_add_format(out, " %s", *(const char *const *)(const void *)field);
+        if (r->kind == LIST) {
+            size_t n = *(const size_t *)(const void *)((const char *)options + r->count_offset);
+            for (size_t k = 0; k < n; k++)
+                lp_buf_add_format(out, " %s", ((const char *const *)(const void *)field)[k]);
+        }
+        lp_buf_add_char(out, '\n');
+    }
+}
+
 static void add_option_help(lp_buf *out, const row *r) {
     lp_buf left;
     lp_buf_init(&left, 0);

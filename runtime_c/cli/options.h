@@ -70,6 +70,10 @@ lp_code lp_options_apply_default(lp_options *options, lp_str argument, lp_arena 
 /* Whether the option with this long name was given by the user or baked in. */
 bool lp_options_given(const lp_options *options, const char *long_name);
 
+/* Appends what was given, a line per option in the table's order, but for what does not change the
+ * running program (--port, --no-browser). */
+void lp_options_add_given(lp_buf *out, const lp_options *options);
+
 /* The help of a command (or of the whole program for LP_COMMAND_WEB). */
 void lp_options_add_help(lp_buf *out, const char *program, lp_command command);
 

@@ -1,13 +1,16 @@
-/* browser_posix.c - opens the system's browser from a helper process: lp_browser_* of process.h.
+/* browser_posix.c - opens the system's browser, or shows an error, from a helper process:
+ * lp_browser_* and lp_alert of process.h.
  *
  * The helper is forked early, before this process gives up its rights, and waits on a pipe. It
  * holds nothing else of ours: its own session (a Ctrl-C here does not end the browser), no
  * descriptors but the pipe (no socket stays bound, no output pipe stays open because of it). It is
- * forked twice, so that no zombie is left. When the pipe closes without a URL, it ends.
+ * forked twice, so that no zombie is left. When the pipe closes without a word, it ends; and it
+ * does not wait for programs that stay, such as a browser started by us.
  *
  * What is run, the first that does not fail: the programs of $BROWSER (separated by ':', "%s" being
  * the URL), then `open` on macOS, xdg-open and its kind elsewhere; these only when a display is
- * there (DISPLAY, WAYLAND_DISPLAY) or Windows stands behind (WSL). No shell sees the URL.
+ * there (DISPLAY, WAYLAND_DISPLAY) or Windows stands behind (WSL). Without one that works, and for
+ * errors, the dialog programs of the desktops. No shell sees the URL or the text.
  * SPDX-License-Identifier: Apache-2.0 */
 #if defined(__APPLE__)
 #define _DARWIN_C_SOURCE
@@ -20,6 +23,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -27,7 +31,12 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "platform/thread.h"
+
 enum { MOST_URL = 2048, MOST_WORDS = 16, MOST_COMMANDS = 16, MOST_TEXT = 4096 };
+
+/* A program that still runs after this has not failed. */
+#define WAIT_SECONDS 10.0
 
 /* Commands to try, as NUL-terminated vectors into `text`; "%s" stands for the URL. */
 typedef struct commands {
@@ -97,25 +106,37 @@ static void add_from_environment(void) {
     }
 }
 
+static const char *const dialogs[][8] = {
+#if defined(__APPLE__)
+    {"/usr/bin/osascript", "-e", "on run words", "-e", "display alert (item 1 of words)", "-e",
+     "end run", "%s"},
+#else
+    {"zenity", "--error", "--no-markup", "--no-wrap", "--text", "%s", NULL},
+    {"kdialog", "--error", "%s", NULL},
+    {"xmessage", "-center", "%s", NULL},
+    {"notify-send", "%s", NULL},
+#endif
+};
+
 #if !defined(__APPLE__)
 static bool is_set(const char *name) {
     const char *value = getenv(name);
     return value && *value;
 }
-#endif
+
+/* Is there someone who sees windows? */
+static bool has_display(void) {
+    return is_set("DISPLAY") || is_set("WAYLAND_DISPLAY");
+}
 
 static void collect(void) {
     list.n = 0;
     add_from_environment();
-#if defined(__APPLE__)
-    add_command("/usr/bin/open", NULL);
-#else
-    bool wsl = is_set("WSL_DISTRO_NAME");
-    if (wsl) {
+    if (is_set("WSL_DISTRO_NAME")) {
         add_command("wslview", NULL);
         add_command("explorer.exe", NULL);
     }
-    if (!is_set("DISPLAY") && !is_set("WAYLAND_DISPLAY")) return;
+    if (!has_display()) return;
     add_command("xdg-open", NULL);
     add_command("gio", "open");
     add_command("sensible-browser", NULL);
@@ -123,16 +144,26 @@ static void collect(void) {
     add_command("firefox", NULL);
     add_command("chromium", NULL);
     add_command("google-chrome", NULL);
-#endif
 }
+#else
+static bool has_display(void) {
+    return true;
+}
+
+static void collect(void) {
+    list.n = 0;
+    add_from_environment();
+    add_command("/usr/bin/open", NULL);
+}
+#endif
 
 /* ---- the helper ---------------------------------------------------------------------------- */
 
 /* Runs one command; true when it started and did not report a failure. */
-static bool run_command(const char **words, char *url) {
+static bool run_command(const char *const *words, char *url) {
     char *arguments[MOST_WORDS + 1];
     size_t n = 0;
-    for (; words[n]; n++) {
+    for (; n < MOST_WORDS && words[n]; n++) {
         arguments[n] = strcmp(words[n], "%s") == 0 ? url : (char *)(uintptr_t)words[n];
     }
     arguments[n] = NULL;
@@ -143,7 +174,12 @@ static bool run_command(const char **words, char *url) {
     }
     if (child < 0) return false;
     int status = 0;
-    while (waitpid(child, &status, 0) < 0 && errno == EINTR) {
+    double end = lp_clock_seconds() + WAIT_SECONDS;
+    for (;;) {
+        pid_t ended = waitpid(child, &status, WNOHANG);
+        if (ended == child) break;
+        if ((ended < 0 && errno != EINTR) || lp_clock_seconds() > end) return true;
+        lp_sleep_seconds(0.05);
     }
     /* Windows' explorer answers 1 for success. */
     return WIFEXITED(status) &&
@@ -168,26 +204,43 @@ static void leave_parent(int input) {
     sigprocmask(SIG_SETMASK, &none, NULL);
 }
 
+static void show(char *text) {
+    if (!has_display()) return;
+    for (size_t i = 0; i < sizeof dialogs / sizeof *dialogs; i++) {
+        const char *words[MOST_WORDS] = {NULL};
+        for (size_t k = 0; k < sizeof dialogs[i] / sizeof *dialogs[i]; k++)
+            words[k] = dialogs[i][k];
+        if (can_find(words[0]) && run_command(words, text)) return;
+    }
+}
+
+static void open_url(char *url) {
+    for (size_t i = 0; i < list.n; i++) {
+        if (run_command(list.words[i], url)) return;
+    }
+    char text[MOST_URL + 100];
+    (void)snprintf(text, sizeof text, "The chat is ready at %s - open that address in a browser.",
+                   url);
+    show(text);
+}
+
+/* What comes through the pipe up to its end is an address, or a text for people. */
 static _Noreturn void help(int input) {
     leave_parent(input);
-    char url[MOST_URL + 1];
+    char text[MOST_URL + 1];
     size_t len = 0;
-    for (;;) {
-        ssize_t got = read(input, url + len, MOST_URL - len);
+    while (len < MOST_URL) {
+        ssize_t got = read(input, text + len, MOST_URL - len);
         if (got < 0 && errno == EINTR) continue;
-        if (got <= 0) _exit(0);
+        if (got <= 0) break;
         len += (size_t)got;
-        char *end = memchr(url, '\n', len);
-        if (end) {
-            *end = '\0';
-            break;
-        }
-        if (len == MOST_URL) _exit(0);
     }
     close(input);
-    for (size_t i = 0; i < list.n; i++) {
-        if (run_command(list.words[i], url)) break;
-    }
+    text[len] = '\0';
+    if (strncmp(text, "http://", 7) == 0)
+        open_url(text);
+    else if (len > 0)
+        show(text);
     _exit(0);
 }
 
@@ -195,7 +248,7 @@ void lp_browser_prepare(void) {
     if (pipe_to_helper >= 0) return;
     collect();
     int ends[2];
-    if (list.n == 0 || pipe(ends) != 0) return;
+    if ((list.n == 0 && !has_display()) || pipe(ends) != 0) return;
     fcntl(ends[0], F_SETFD, FD_CLOEXEC);
     fcntl(ends[1], F_SETFD, FD_CLOEXEC);
     pid_t child = fork();
@@ -216,6 +269,20 @@ void lp_browser_prepare(void) {
         close(ends[1]);
 }
 
+/* Gives the helper its text, which ends its wait. */
+static bool tell(const char *text, size_t len) {
+    size_t at = 0;
+    while (at < len) {
+        ssize_t done = write(pipe_to_helper, text + at, len - at);
+        if (done < 0 && errno == EINTR) continue;
+        if (done <= 0) break;
+        at += (size_t)done;
+    }
+    close(pipe_to_helper);
+    pipe_to_helper = -1;
+    return at == len;
+}
+
 /* Only an address of our own making: http, printable ASCII, no blanks. */
 static bool is_plain(const char *url, size_t len) {
     if (len == 0 || len >= MOST_URL || strncmp(url, "http://", 7) != 0) return false;
@@ -227,18 +294,14 @@ static bool is_plain(const char *url, size_t len) {
 
 bool lp_browser_open(const char *url) {
     size_t len = strlen(url);
-    if (pipe_to_helper < 0 || !is_plain(url, len)) return false;
-    char line[MOST_URL + 1];
-    memcpy(line, url, len);
-    line[len++] = '\n';
-    size_t at = 0;
-    while (at < len) {
-        ssize_t done = write(pipe_to_helper, line + at, len - at);
-        if (done < 0 && errno == EINTR) continue;
-        if (done <= 0) break;
-        at += (size_t)done;
-    }
-    close(pipe_to_helper);
-    pipe_to_helper = -1;
-    return at == len;
+    if (pipe_to_helper < 0 || list.n == 0 || !is_plain(url, len)) return false;
+    return tell(url, len);
+}
+
+void lp_alert(const char *text) {
+    if (!has_display()) return;
+    lp_browser_prepare();
+    size_t len = strlen(text);
+    if (pipe_to_helper >= 0 && strncmp(text, "http://", 7) != 0)
+        (void)tell(text, len < MOST_URL ? len : MOST_URL);
 }

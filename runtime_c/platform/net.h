@@ -19,6 +19,10 @@ lp_socket
 lp_net_accept(lp_socket listener); /* LP_SOCKET_NONE = none waiting, or out of descriptors */
 /* A blocking connect to a loopback port with a time limit (is another copy running?). */
 lp_socket lp_net_connect_loopback(uint16_t port, double seconds);
+/* The ports from first to last on which a process of this very user listens (IPv4, loopback or all
+ * addresses), in rising order, `most` at most; returns how many. None where the system does not
+ * tell whose a socket is. */
+size_t lp_net_own_listeners(uint16_t first, uint16_t last, uint16_t *ports, size_t most);
 void lp_net_close(lp_socket s);
 /* Tells the peer that no more will be sent; what it still sends can be read (RFC 9112, 9.6). */
 void lp_net_end_sending(lp_socket s);

@@ -20,6 +20,11 @@ void lp_browser_prepare(void);
 bool lp_browser_open(
     const char *url); /* false: no browser to be found; then the caller prints the URL */
 
+/* Shows a text in a window, for someone who started the program without a terminal: on POSIX
+ * desktops by their dialog programs, through the helper of lp_browser_prepare or one of its own.
+ * Nothing where there is no display, and on Windows, where the console shows what was written. */
+void lp_alert(const char *text);
+
 /* True when a person seems to be at a terminal (stdin/stdout are terminals); double-clicked
  * consoles. */
 bool lp_process_owns_console(void); /* Windows: we are the only process of the console */

@@ -82,6 +82,10 @@ bool lp_browser_open(const char *url) {
     return done;
 }
 
+void lp_alert(const char *text) {
+    (void)text;
+}
+
 bool lp_process_owns_console(void) {
     DWORD processes[2];
     return GetConsoleProcessList(processes, 2) == 1;

@@ -15,7 +15,7 @@ typedef struct lp_work lp_work;
 typedef struct lp_api {
     const lp_server_params *params;
     lp_assets *assets;
-    bool key_required;
+    bool may_quit; /* POST /api/quit ends the program */
 } lp_api;
 
 /* Runs in the preparing thread. Either fills work->scratch with a whole reply, or sets

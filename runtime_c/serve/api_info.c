@@ -94,6 +94,7 @@ void lp_api_info(const lp_api *api, lp_buf *body) {
     lp_buf_add_char(body, ',');
     add_text(body, "sandbox", lp_str_from(p->sandbox));
     lp_buf_add_text(body, ",\"speed_unit\":\"tokens/s\"");
+    lp_buf_add_format(body, ",\"may_quit\":%s", api->may_quit ? "true" : "false");
     add_number(body, "idle_exit_seconds", p->idle_exit_seconds);
     add_number(body, "presence_seconds", LP_PRESENCE_SECONDS);
     lp_buf_add_char(body, '}');

@@ -236,6 +236,10 @@ static void answer(lp_connection *c, lp_hub *hub) {
         c->body = reply.body;
         c->tail = reply.tail;
         c->close_after = !c->request.keep_alive;
+    } else if (route->action == LP_ACTION_QUIT && !hub->api->may_quit) {
+        lp_reply_error(&c->out, framing, 403, NULL,
+                       "others use this program, too: it is ended where it runs");
+        c->close_after = !framing.keep_alive;
     } else if (route->answer != NULL) {
         lp_buf body;
         lp_buf_init(&body, 0);

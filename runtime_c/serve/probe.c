@@ -7,11 +7,12 @@
 #include "platform/net.h"
 #include "platform/thread.h"
 
-#define ANSWER_MAX    16384u
-#define PROBE_SECONDS 1.0
+#define ANSWER_MAX      16384u
+#define CONNECT_SECONDS 0.3
+#define PORTS_MAX       128u
 
-/* Asks for /health and reads until the other side closes. */
-static void ask(lp_socket socket, uint16_t port, lp_buf *answer) {
+/* Asks for /health and reads until the other side closes. True: the time ran out before it did. */
+static bool ask(lp_socket socket, uint16_t port, double patience, lp_buf *answer) {
     lp_buf request;
     lp_buf_init(&request, 0);
     lp_buf_add_format(&request,
@@ -21,16 +22,17 @@ static void ask(lp_socket socket, uint16_t port, lp_buf *answer) {
         lp_net_write(socket, request.data, request.len); /* far below any socket's buffer */
     bool whole = !request.failed && sent == (int64_t)request.len;
     lp_buf_free(&request);
-    double end = lp_clock_seconds() + PROBE_SECONDS;
+    double end = lp_clock_seconds() + patience;
     while (whole && !answer->failed) {
         double left = end - lp_clock_seconds();
         lp_poll_item item = {.socket = socket, .want_read = true};
-        if (left <= 0 || lp_net_poll(&item, 1, NULL, left) == 0) return;
+        if (left <= 0 || lp_net_poll(&item, 1, NULL, left) == 0) return true;
         char bytes[4096];
         int64_t n = lp_net_read(socket, bytes, sizeof bytes);
-        if (n < 0) return;
+        if (n < 0) return false;
         lp_buf_add(answer, bytes, (size_t)n);
     }
+    return false;
 }
 
 static bool text_is(const lp_json_node *object, const char *key, const char *value) {
@@ -61,20 +63,25 @@ void lp_server_instance_id(const char *instance, char out[LP_INSTANCE_ID]) {
     out[LP_INSTANCE_ID - 1] = '\0';
 }
 
-uint16_t lp_server_probe(uint16_t first, uint16_t last, const char *instance) {
+uint16_t lp_server_probe(uint16_t first, uint16_t last, const char *instance, double patience,
+                         uint16_t *silent) {
+    uint16_t ports[PORTS_MAX];
     char id[LP_INSTANCE_ID];
+    *silent = 0;
     lp_server_instance_id(instance, id);
     if (lp_net_start(NULL) != LP_OK) return 0;
-    for (uint32_t port = first; port <= last; port++) {
-        lp_socket socket = lp_net_connect_loopback((uint16_t)port, 0.3);
-        if (socket == LP_SOCKET_NONE) return 0;
+    size_t n = lp_net_own_listeners(first, last, ports, PORTS_MAX);
+    for (size_t i = 0; i < n; i++) {
+        lp_socket socket = lp_net_connect_loopback(ports[i], CONNECT_SECONDS);
+        if (socket == LP_SOCKET_NONE) continue;
         lp_buf answer;
         lp_buf_init(&answer, ANSWER_MAX);
-        ask(socket, (uint16_t)port, &answer);
+        bool waited = ask(socket, ports[i], patience, &answer);
         lp_net_close(socket);
+        if (waited && answer.len == 0) *silent = ports[i];
         bool ours = is_ours(lp_buf_str(&answer), id);
         lp_buf_free(&answer);
-        if (ours) return (uint16_t)port;
+        if (ours) return ports[i];
     }
     return 0;
 }

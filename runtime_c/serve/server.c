@@ -17,6 +17,7 @@
 #define CONNECTIONS_MAX 1000u /* served at a time */
 #define REFUSALS_MAX    8u    /* more, being told that there are too many */
 #define STOP_SECONDS    1.5
+#define ROUND_SECONDS   60.0 /* the longest wait of the loop */
 #define LISTENERS       2u
 
 struct lp_server {
@@ -25,7 +26,7 @@ struct lp_server {
     uint16_t port;
     lp_buf url;
     lp_guard guard;
-    bool key_required;
+    bool may_quit; /* whoever reaches it sits at this machine */
     lp_waker *waker;
     atomic_bool stop;
     /* While running. */
@@ -36,6 +37,7 @@ struct lp_server {
     size_t n;
     lp_poll_item *items; /* one per listener, then one per connection */
     double accept_again; /* not before this time: the last accept failed */
+    double looked;       /* when it was last looked at how long nothing happened */
 };
 
 /* ---- listening ------------------------------------------------------------------------------ */
@@ -61,6 +63,8 @@ static lp_code bind_port(lp_server *s, const lp_listen_params *p, lp_error *err)
         if (code == LP_OK) break;
         if (!busy) return code;
     }
+    if (code != LP_OK && !p->port_fixed)
+        code = lp_net_listen(&s->listeners[0], host, 0, &s->port, NULL, err);
     if (code != LP_OK) return code;
     s->n_listeners = 1;
     if (p->host == NULL || strcmp(p->host, "localhost") == 0) {
@@ -87,6 +91,8 @@ static lp_code listen_all(lp_server *s, const lp_listen_params *p, lp_error *err
     s->waker = lp_waker_new();
     if (s->waker == NULL) return lp_fail(err, LP_ERR_MEMORY, "out of memory for the server");
     LP_TRY(bind_port(s, p, err));
+    /* A name of its own means a proxy in front of it, and people behind that. */
+    s->may_quit = is_loopback(p->host) && p->n_allow_hosts == 0;
     LP_TRY(make_url(s, p->host, err));
     return lp_guard_open(&s->guard, is_wildcard(p->host) ? NULL : p->host, s->port, p->allow_hosts,
                          p->n_allow_hosts, p->api_key, err);
@@ -169,7 +175,7 @@ static bool may_accept(const lp_server *s) {
 
 /* Fills the poll list and returns how long to sleep at most. */
 static double prepare_round(lp_server *s) {
-    double wake = s->hub.now + 60;
+    double wake = s->hub.now + ROUND_SECONDS;
     bool accepting = may_accept(s);
     if (!accepting && !s->hub.stopping && s->accept_again < wake) wake = s->accept_again;
     for (size_t i = 0; i < s->n_listeners; i++)
@@ -210,6 +216,10 @@ static void serve_round(lp_server *s, double seconds) {
 static bool idle_too_long(lp_server *s) {
     double limit = s->api.params->idle_exit_seconds;
     if (limit <= 0) return false;
+    /* No round is that long: the machine slept. Its pages slept, too, and now have their turn. */
+    double asleep = s->hub.now - s->looked - 2 * ROUND_SECONDS;
+    if (asleep > 0) s->hub.last_active = s->hub.now;
+    s->looked = s->hub.now;
     if (lp_workers_busy(s->hub.workers)) s->hub.last_active = s->hub.now;
     return s->hub.now - s->hub.last_active >= limit;
 }
@@ -241,7 +251,7 @@ static void loop(lp_server *s) {
 }
 
 static lp_code start(lp_server *s, const lp_server_params *params, lp_error *err) {
-    s->api = (lp_api){.params = params, .assets = &s->assets};
+    s->api = (lp_api){.params = params, .assets = &s->assets, .may_quit = s->may_quit};
     LP_TRY(lp_assets_open(&s->assets, params->container, err));
     s->connections = lp_alloc(CONNECTIONS_MAX + REFUSALS_MAX, sizeof(lp_connection *));
     s->items = lp_alloc(LISTENERS + CONNECTIONS_MAX + REFUSALS_MAX, sizeof *s->items);
@@ -249,6 +259,7 @@ static lp_code start(lp_server *s, const lp_server_params *params, lp_error *err
         return lp_fail(err, LP_ERR_MEMORY, "out of memory for the server");
     double now = lp_clock_seconds();
     s->hub = (lp_hub){.guard = &s->guard, .api = &s->api, .now = now, .last_active = now};
+    s->looked = now;
     return lp_workers_open(&s->hub.workers, &s->api, s->waker, err);
 }
 

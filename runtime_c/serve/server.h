@@ -25,7 +25,7 @@ typedef struct lp_server lp_server;
 typedef struct lp_listen_params {
     const char *host; /* NULL = this machine only: 127.0.0.1 and, where it can be had, [::1] */
     uint16_t port;    /* 0 = any free one */
-    bool port_fixed;  /* a taken port is an error; else the next free one up to 8180 */
+    bool port_fixed;  /* a taken port is an error; else the next free one up to 8180, or any */
     lp_str api_key;   /* empty = none; 16 or more characters. Needed off loopback */
     const lp_str *allow_hosts; /* more values of Host to answer to: "name" or "name:port"; copied */
     size_t n_allow_hosts;
@@ -44,7 +44,7 @@ typedef struct lp_server_params {
     const lp_template *tmpl;
     const lp_container *container; /* where the page is (web/...); NULL = a line of text instead */
     const char *name;              /* what page and /v1/models call the model */
-    const char *instance;          /* tells copies apart for lp_server_probe: "name/runtime hash" */
+    const char *instance;          /* tells programs apart for lp_server_probe */
     const char *version;           /* "0.1.0" */
     const char *sandbox;           /* what lp_confine returned */
     lp_str license;                /* licence name; may be empty */
@@ -72,8 +72,11 @@ void lp_server_close(lp_server *server);
 #define LP_INSTANCE_ID 33
 void lp_server_instance_id(const char *instance, char out[LP_INSTANCE_ID]);
 
-/* The port between first and last (walked upwards until one where nobody listens) at which a server
- * with the same instance text answers; 0 = none. */
-uint16_t lp_server_probe(uint16_t first, uint16_t last, const char *instance);
+/* The port from first to last at which a server of this user with the same instance text answers; 0
+ * = none. Each that listens is asked for up to `patience` seconds; *silent is one that said nothing
+ * in that time (a copy that is just starting, perhaps), 0 = none. Servers of other users are not
+ * asked: what they say of themselves proves nothing. */
+uint16_t lp_server_probe(uint16_t first, uint16_t last, const char *instance, double patience,
+                         uint16_t *silent);
 
 #endif

@@ -11,6 +11,7 @@ export interface Info {
   context: number; // tokens that one chat may hold
   system: string;
   license: string;
+  may_quit: boolean; // only who sits at the program's own machine may end it
   presence_seconds: number;
 }
 

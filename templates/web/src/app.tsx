@@ -299,7 +299,8 @@ export class App extends Component<{ api: Api }, State> {
           </button>
           {button("tune", "Instructions", () => this.setState({ dialog: "instructions" }), !info)}
           {button(theme, `Theme: ${theme}`, this.#nextTheme)}
-          {button("quit", "Quit", () => this.setState({ dialog: "quit" }), gone)}
+          {info?.may_quit &&
+            button("quit", "Quit", () => this.setState({ dialog: "quit" }), gone)}
         </nav>
       </header>
     );
