@@ -190,6 +190,9 @@ void lp_app_close(lp_app *app) {
 /* Errors about the model begin with the file's name. */
 static lp_code about_model(const lp_app *app, lp_code code, lp_error *err) {
     if (code == LP_OK) return LP_OK;
+    if (app->model_map.data != NULL && lp_cut_by_fat32(app->model_map.size)) {
+        code = lp_error_prefix(err, "the file ends at 4 GiB, where FAT32 cuts files off");
+    }
     return lp_error_prefix(err, last_part(app->model_label));
 }
 
@@ -250,16 +253,27 @@ static size_t cache_bytes(const lp_app *app, lp_kv_type kv_type, size_t n_seq, s
     return lp_engine_kv_need(app->model, kv_type, n_ctx, n_seq).bytes;
 }
 
-/* The longest context up to the usual one whose cache half of the free memory holds, by bisection:
- * layers with a window do not grow with it. */
-static size_t default_ctx(const lp_app *app, lp_kv_type kv_type, size_t n_seq, size_t n_ctx_train) {
-    size_t n = n_ctx_train < DEFAULT_CTX ? n_ctx_train : DEFAULT_CTX;
+/* What a cache may take without being asked: half of the free memory, and no more than the weights
+ * leave of the machine's. */
+static uint64_t cache_room(uint64_t weight_bytes) {
+    uint64_t available = lp_memory_available(), total = lp_memory_total();
+    uint64_t fixed = weight_bytes + ENGINE_ROOM;
+    uint64_t room = available > 0 ? available / 2 : UINT64_MAX;
+    if (total == 0) return room;
+    uint64_t left = total > fixed ? total - fixed : 0;
+    return left < room ? left : room;
+}
+
+/* The longest context up to the usual one whose cache has room, by bisection: layers with a window
+ * do not grow with it. */
+static size_t default_ctx(const lp_app *app, lp_kv_type kv_type, size_t n_seq) {
+    lp_model_info info = lp_model_describe(app->model);
+    size_t n = info.n_ctx_train < DEFAULT_CTX ? info.n_ctx_train : DEFAULT_CTX;
     size_t fits = n < LEAST_CTX ? n : LEAST_CTX;
-    uint64_t available = lp_memory_available();
-    if (available == 0) return n;
+    uint64_t room = cache_room(info.weight_bytes);
     while (fits < n) {
         size_t middle = fits + (n - fits + 1) / 2;
-        if (cache_bytes(app, kv_type, n_seq, middle) <= available / 2)
+        if (cache_bytes(app, kv_type, n_seq, middle) <= room)
             fits = middle;
         else
             n = middle - 1;
@@ -272,7 +286,7 @@ static lp_code choose_ctx(const lp_app *app, lp_kv_type kv_type, size_t n_seq, s
     lp_model_info info = lp_model_describe(app->model);
     int64_t asked = app->options.n_ctx;
     if (asked < 0) {
-        *n_ctx = default_ctx(app, kv_type, n_seq, info.n_ctx_train);
+        *n_ctx = default_ctx(app, kv_type, n_seq);
     } else {
         *n_ctx = asked == 0 ? info.n_ctx_train : (size_t)asked;
     }
@@ -283,6 +297,27 @@ static lp_code choose_ctx(const lp_app *app, lp_kv_type kv_type, size_t n_seq, s
 
 static double mib(uint64_t bytes) {
     return (double)bytes / (1024.0 * 1024.0);
+}
+
+/* What the sender of a model that is too large could send instead, in words. */
+static const char *what_fits(const lp_app *app, uint64_t total, uint64_t anonymous) {
+    static const struct {
+        const char *name;
+        double bits; /* per weight, of files of that kind; Q4_K_M and Q5_K_M mix types */
+    } types[] = {{"Q8_0", 8.5}, {"Q6_K", 6.6}, {"Q5_K_M", 5.7}, {"Q4_K_M", 4.9}, {"Q4_0", 4.6}};
+    static char text[160];
+    lp_model_info info = lp_model_describe(app->model);
+    uint64_t system = total / 4; /* for everything else that runs on the machine */
+    uint64_t room = total > system + anonymous ? total - system - anonymous : 0;
+    int len = snprintf(text, sizeof text, "a model of up to %.0f MiB", mib(room));
+    for (size_t i = 0; i < sizeof types / sizeof *types; i++) {
+        double bytes = (double)info.n_params * types[i].bits / 8.0;
+        if (bytes > (double)room || bytes > (double)info.weight_bytes) continue;
+        (void)snprintf(text + len, sizeof text - (size_t)len, ", such as this one as %s",
+                       types[i].name);
+        break;
+    }
+    return text;
 }
 
 static lp_code check_memory(const lp_app *app, lp_kv_type kv_type, size_t n_seq, size_t n_ctx,
@@ -304,10 +339,17 @@ static lp_code check_memory(const lp_app *app, lp_kv_type kv_type, size_t n_seq,
             n_ctx, mib(anonymous), mib(available));
     }
     if (total > 0 && weights + anonymous > total) {
-        return lp_fail(err, LP_ERR_MEMORY,
-                       "the model needs %.0f MiB of memory and this machine has %.0f MiB "
-                       "(--ignore-memory starts it all the same, very slowly)",
-                       mib(weights + anonymous), mib(total));
+        return lp_fail(
+            err, LP_ERR_MEMORY,
+            "the model needs %.0f MiB of memory and this machine has %.0f MiB; what fits "
+            "is %s (--ignore-memory starts it all the same, very slowly)",
+            mib(weights + anonymous), mib(total), what_fits(app, total, anonymous));
+    }
+    if (available > 0 && weights + anonymous > available) {
+        lp_print_note(
+            "the model takes %.0f MiB of memory and %.0f MiB are free: it gets faster when "
+            "other programs are closed",
+            mib(weights + anonymous), mib(available));
     }
     return LP_OK;
 }

@@ -11,7 +11,9 @@
  * word at least, and its exchange on an older word fails.
  *
  * A worker without work spins for about SPIN_SECONDS (a decode step has a gap of a few
- * microseconds between jobs, and waking a thread costs tens) and then sleeps on a condition.
+ * microseconds between jobs, and waking a thread costs tens) and then sleeps on a condition. With
+ * more threads than can run at the same moment nobody spins: it would take the time from a thread
+ * that has work.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "engine/threads.h"
 
@@ -42,6 +44,7 @@ struct lp_pool {
     lp_condition *wake;
     worker *workers; /* n_threads - 1, owned */
     int n_threads, n_started;
+    bool crowded; /* more threads than can run at the same moment */
 };
 
 /* Takes chunks of the job numbered `number` until none is left. */
@@ -78,7 +81,7 @@ static bool has_news(lp_pool *pool, uint32_t seen) {
 /* Returns when has_news. */
 static void await(lp_pool *pool, uint32_t seen) {
     double start = lp_clock_seconds();
-    for (;;) {
+    while (!pool->crowded) {
         for (int i = 0; i < 32; i++) {
             if (has_news(pool, seen)) return;
             lp_cpu_relax();
@@ -118,6 +121,7 @@ lp_code lp_pool_open(lp_pool **out, int n_threads, lp_error *err) {
     lp_pool *pool = lp_alloc(1, sizeof *pool);
     if (!pool) return lp_fail(err, LP_ERR_MEMORY, "no memory for the threads");
     pool->n_threads = n_threads;
+    pool->crowded = n_threads > lp_cpu_limit();
     atomic_init(&pool->ticket, CLOSED);
     pool->mutex = lp_mutex_new();
     pool->wake = lp_condition_new();
@@ -128,9 +132,11 @@ lp_code lp_pool_open(lp_pool **out, int n_threads, lp_error *err) {
     for (int i = 0; code == LP_OK && i < n_threads - 1; i++) {
         worker *w = &pool->workers[i];
         *w = (worker){.pool = pool, .index = i + 1};
-        code = lp_thread_start(&w->thread, worker_main, w, STACK_BYTES, err);
-        if (code == LP_OK) pool->n_started++;
+        if (lp_thread_start(&w->thread, worker_main, w, STACK_BYTES, NULL) != LP_OK) break;
+        pool->n_started++;
     }
+    /* Where a limit allows no more threads (ulimit -u, a container's), fewer do the same work. */
+    if (code == LP_OK) pool->n_threads = pool->n_started + 1;
     if (code != LP_OK) {
         lp_pool_close(pool);
         return code;
@@ -160,8 +166,8 @@ int lp_pool_threads(const lp_pool *pool) {
 
 /* Waits for chunks that other threads still hold: briefly, then leaving them the core. */
 static void finish(lp_pool *pool, size_t n_chunks) {
-    for (int round = 0; atomic_load_explicit(&pool->done, memory_order_acquire) != n_chunks;
-         round++) {
+    for (int round = pool->crowded ? 4096 : 0;
+         atomic_load_explicit(&pool->done, memory_order_acquire) != n_chunks; round++) {
         if (round < 4096) {
             lp_cpu_relax();
         } else if (round < 8192) {

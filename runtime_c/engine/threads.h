@@ -11,7 +11,8 @@ typedef struct lp_pool lp_pool;
  * on one chunk at a time. */
 typedef void (*lp_pool_body)(void *job, size_t chunk, int thread);
 
-/* n_threads >= 1, the caller's own included: n_threads - 1 are started. */
+/* n_threads >= 1, the caller's own included: n_threads - 1 are started, or as many as the system
+ * allows. */
 lp_code lp_pool_open(lp_pool **out, int n_threads, lp_error *err) LP_MUST_USE;
 void lp_pool_close(lp_pool *pool);
 int lp_pool_threads(const lp_pool *pool);

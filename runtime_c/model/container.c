@@ -136,10 +136,21 @@ static bool find_end_before(lp_container *c, size_t limit, end_record *end) {
     return false;
 }
 
+bool lp_cut_by_fat32(size_t size) {
+    uint64_t most =
+        UINT32_MAX; /* of a file there; what is copied in blocks may end a little before */
+    return size <= most && size > most - (1u << 20);
+}
+
 static lp_code find_end(lp_container *c, end_record *end, lp_error *err) {
     size_t certificates = certificates_begin(c->data, c->size);
     if (find_end_before(c, certificates, end)) return LP_OK;
     if (certificates < c->size && find_end_before(c, c->size, end)) return LP_OK;
+    if (lp_cut_by_fat32(c->size)) {
+        return lp_fail(err, LP_ERR_FORMAT,
+                       "this file ends at 4 GiB: it was cut off when it was copied to a medium "
+                       "formatted as FAT32, which holds no larger files (exFAT and NTFS do)");
+    }
     return lp_fail(err, LP_ERR_FORMAT,
                    "no archive at the end of this file: it was not made by llamapack, or it was "
                    "cut off, stripped or repacked afterwards");

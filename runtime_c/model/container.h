@@ -28,6 +28,8 @@ typedef struct lp_container lp_container;
 lp_code lp_container_open(lp_container **out, const uint8_t *data, size_t size,
                           lp_error *err) LP_MUST_USE;
 void lp_container_close(lp_container *container);
+/* A file of this size ends where FAT32 lets no file go on, a byte below 4 GiB: it was cut there. */
+bool lp_cut_by_fat32(size_t size);
 size_t lp_container_count(const lp_container *container);
 const lp_entry *lp_container_at(const lp_container *container, size_t index);
 const lp_entry *lp_container_find(const lp_container *container, lp_str name);

@@ -1,4 +1,5 @@
-/* cpu_posix.c - how many threads compute fastest here: lp_cpu_count of thread.h.
+/* cpu_posix.c - how many threads compute fastest here: lp_cpu_count and lp_cpu_limit of
+ * thread.h.
  *
  * Matrix products are bound by memory and by full-width vector units, so a second hardware thread
  * of a core adds nothing, and a slow core holds up every barrier. Counted are therefore cores:
@@ -29,6 +30,10 @@
 #elif defined(__APPLE__)
 #include <sys/sysctl.h>
 #endif
+
+typedef struct cpu_counts {
+    int cores, limit; /* what lp_cpu_count and lp_cpu_limit give */
+} cpu_counts;
 
 static int online(void) {
     long n = sysconf(_SC_NPROCESSORS_ONLN);
@@ -144,17 +149,19 @@ static bool affinity(cpu_set *out) {
     return sched_getaffinity(0, sizeof *out, (cpu_set_t *)(void *)out) == 0 && count(out) > 0;
 }
 
-static int count_cores(void) {
-    int n = online();
+static cpu_counts count_all(void) {
+    cpu_counts n = {online(), online()};
     cpu_set mine;
     if (affinity(&mine)) {
+        n.limit = (int)count(&mine);
         drop_siblings(&mine);
         drop_slow(&mine);
-        n = (int)count(&mine);
+        n.cores = (int)count(&mine);
     }
     double quota = lp_cgroup_cpus();
-    if (quota > 0 && quota < (double)n) n = (int)(quota + 0.5);
-    return n < 1 ? 1 : n;
+    if (quota > 0 && quota < (double)n.cores) n.cores = (int)(quota + 0.5);
+    if (quota > 0 && quota < (double)n.limit) n.limit = (int)(quota + 0.999);
+    return n;
 }
 
 #elif defined(__APPLE__)
@@ -165,23 +172,36 @@ static int sysctl_int(const char *name) {
     return sysctlbyname(name, &value, &size, NULL, 0) == 0 ? value : 0;
 }
 
-static int count_cores(void) {
-    int n = sysctl_int("hw.perflevel0.physicalcpu");
-    if (n < 1) n = sysctl_int("hw.physicalcpu");
-    return n < 1 ? online() : n;
+static cpu_counts count_all(void) {
+    cpu_counts n = {sysctl_int("hw.perflevel0.physicalcpu"), online()};
+    if (n.cores < 1) n.cores = sysctl_int("hw.physicalcpu");
+    if (n.cores < 1) n.cores = n.limit;
+    return n;
 }
 
 #else
 
-static int count_cores(void) {
-    return online();
+static cpu_counts count_all(void) {
+    return (cpu_counts){online(), online()};
 }
 
 #endif
 
 /* Counted once: the files this needs may be out of reach later (lp_confine). */
+static const cpu_counts *known(void) {
+    static cpu_counts counts;
+    if (counts.cores == 0) {
+        counts = count_all();
+        if (counts.cores < 1) counts.cores = 1;
+        if (counts.limit < counts.cores) counts.limit = counts.cores;
+    }
+    return &counts;
+}
+
 int lp_cpu_count(void) {
-    static int known;
-    if (known == 0) known = count_cores();
-    return known;
+    return known()->cores;
+}
+
+int lp_cpu_limit(void) {
+    return known()->limit;
 }

@@ -1,4 +1,5 @@
-/* cpu_windows.c - how many threads compute fastest here: lp_cpu_count of thread.h.
+/* cpu_windows.c - how many threads compute fastest here: lp_cpu_count and lp_cpu_limit of
+ * thread.h.
  *
  * GetLogicalProcessorInformationEx lists cores with their processor masks and an efficiency class
  * (higher = faster; all 0 on chips with one kind of core). Counted are the cores of the highest
@@ -58,5 +59,14 @@ int lp_cpu_count(void) {
         if (cores > 0) n = cores;
     }
     lp_free(data);
+    return n;
+}
+
+int lp_cpu_limit(void) {
+    DWORD_PTR mine = 0, all = 0;
+    if (!GetProcessAffinityMask(GetCurrentProcess(), &mine, &all) || mine == 0)
+        return lp_cpu_count();
+    int n = 0;
+    for (; mine != 0; mine &= mine - 1) n++;
     return n;
 }

@@ -21,6 +21,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/types.h>
 #include <unistd.h>
@@ -144,6 +145,14 @@ lp_code lp_map_open(lp_map *map, const char *path, lp_error *err) {
     close(file);
     if (data == MAP_FAILED) {
         lp_free(copy);
+        struct rlimit limit;
+        if (reason == ENOMEM && getrlimit(RLIMIT_AS, &limit) == 0 && limit.rlim_cur < size) {
+            return lp_fail(err, LP_ERR_MEMORY,
+                           "%s: needs %llu MiB of address space, and the limit is %llu MiB "
+                           "(ulimit -v)",
+                           path, (unsigned long long)(size >> 20),
+                           (unsigned long long)(limit.rlim_cur >> 20));
+        }
         return lp_fail(err, LP_ERR_IO, "%s: cannot map %llu bytes: %s", path,
                        (unsigned long long)size, strerror(reason));
     }

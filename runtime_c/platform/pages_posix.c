@@ -4,8 +4,8 @@
  * longest context from being charged before it is used. Huge pages are left to the system's
  * default, because they would make a few touched rows of that cache cost 2 MiB each.
  *
- * Available memory (Linux) is the smaller of MemAvailable in /proc/meminfo, which counts page cache
- * that can be dropped, and what the control groups leave.
+ * Available memory (Linux) is the smallest of MemAvailable in /proc/meminfo, which counts page
+ * cache that can be dropped, what the control groups leave, and what ulimit -v does.
  * SPDX-License-Identifier: Apache-2.0 */
 #if defined(__APPLE__)
 #define _DARWIN_C_SOURCE
@@ -17,6 +17,7 @@
 
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #if defined(__APPLE__)
@@ -87,6 +88,8 @@ uint64_t lp_memory_total(void) {
     if (known_total != UINT64_MAX) return known_total;
     uint64_t machine = kilobytes_of("/proc/meminfo", "MemTotal:");
     uint64_t limit = lp_cgroup_memory_limit();
+    struct rlimit space;
+    if (getrlimit(RLIMIT_AS, &space) == 0 && space.rlim_cur < limit) limit = space.rlim_cur;
     if (machine == 0) return limit == UINT64_MAX ? 0 : limit;
     return limit < machine ? limit : machine;
 }

@@ -46,7 +46,19 @@ bool lp_terminal_colors(int fd) {
     return term && *term && strcmp(term, "dumb") != 0 && lp_terminal_is(fd);
 }
 
+/* A closed standard stream would become the number of the next file or socket that is opened, and
+ * what is printed would go there. Its place is taken by something that can be neither read nor
+ * written, as if it were still closed: a directory. */
+static void plug_closed_streams(void) {
+    for (int fd = 0; fd <= 2; fd++) {
+        if (fcntl(fd, F_GETFD) >= 0 || errno != EBADF) continue;
+        int plug = open("/", O_RDONLY | O_DIRECTORY); /* the lowest free number, which is fd */
+        if (plug > 2) close(plug);
+    }
+}
+
 void lp_terminal_prepare(void) {
+    plug_closed_streams();
     signal(SIGPIPE, SIG_IGN);
 }
 

@@ -32,6 +32,9 @@ bool lp_random_bytes(void *out, size_t n) LP_MUST_USE;
 
 /* Cores this process may use: affinity and cgroup quota, physical and performance cores only. */
 int lp_cpu_count(void);
+/* Threads that can run at the same moment: processors of the affinity mask, hardware threads and
+ * slow cores included, as far as the cgroup quota goes. At least 1. */
+int lp_cpu_limit(void);
 void lp_cpu_relax(void); /* pause in a spin loop */
 void lp_thread_yield(void);
 

@@ -80,7 +80,10 @@ lp_code lp_thread_start(lp_thread **out, void (*body)(void *), void *argument, s
     if (reason != 0) {
         lp_free(thread);
         return lp_fail(err, reason == ENOMEM ? LP_ERR_MEMORY : LP_ERR_IO,
-                       "cannot start a thread: %s", strerror(reason));
+                       "cannot start a thread: %s",
+                       reason == EAGAIN ? "the limit on threads is reached (ulimit -u, or a "
+                                          "container's)"
+                                        : strerror(reason));
     }
     *out = thread;
     return LP_OK;
