@@ -135,6 +135,8 @@ static void sockets(void) {
     char data[16];
     say("started", lp_net_start(&err));
     say("listening", lp_net_listen(&listener, "127.0.0.1", 0, &port, &busy, &err));
+    say("own-listeners", (long long)lp_net_own_listeners(port, port, &port2, 1));
+    say("own-port", port2 == port);
     say("again", lp_net_listen(&other, "localhost", port, &port2, &busy, &err));
     say("busy", busy);
     say_text("busy-text", err.text);
@@ -171,6 +173,7 @@ static void sockets(void) {
     say("end", lp_net_read(server, data, sizeof data));
     lp_net_close(server);
     lp_net_close(listener);
+    say("own-closed", (long long)lp_net_own_listeners(port, port, &port2, 1));
     lp_waker_free(waker);
     say("refused", lp_net_connect_loopback(port, 5) == LP_SOCKET_NONE);
     say("v6", lp_net_listen(&listener, "::1", 0, &port, NULL, &err));
@@ -359,6 +362,7 @@ int main(int argc, char **argv) {
     }
     if (strcmp(command, "cpus") == 0) {
         say("cpus", lp_cpu_count());
+        say("limit", lp_cpu_limit());
         say("available", (long long)lp_memory_available());
         say("total", (long long)lp_memory_total());
         return 0;

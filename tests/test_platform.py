@@ -89,7 +89,7 @@ def check_facts(facts: dict[str, list[str]], arguments: list[str]) -> None:
         "written": "0", "rewritten": "0", "read": "0", "text": "second text", "over": str(LIMIT),
         "mapped": "0", "same": "1", "absent": str(IO), "directory": str(IO),
         "directory-text": one["directory-text"], "not-written": str(IO),
-        "started": "0", "listening": "0", "again": str(IO), "busy": "1", "name": str(ARGUMENT),
+        "started": "0", "listening": "0", "own-closed": "0", "again": str(IO), "busy": "1", "name": str(ARGUMENT),
         "none-waiting": "1", "ready": "1", "timeout": "0", "would-block": "0", "rung": "0",
         "rung-soon": "1", "rung-often": "0", "silent": "0", "sent": "5", "arrived": "1",
         "received": "5", "hang-up": "1", "end": "-1", "refused": "1",
@@ -115,6 +115,7 @@ ARGUMENTS = ["plain", "two words", "Grüße 🦙", "", 'quo"te', "back\\slash\\"
 def test_facts_of_this_machine(probe: Path, tmp_path: Path) -> None:
     facts = run(probe, "facts", *ARGUMENTS, cwd=tmp_path, env={"PATH": "/usr/bin", "TZ": "UTC"})
     check_facts(facts, ARGUMENTS)
+    assert (facts["own-listeners"], facts["own-port"]) == (["1"], ["1"])
     assert facts["local"] == ["0"]
     assert facts["own"] == [str(probe)]
     written = tmp_path / "pröbe.txt"
@@ -135,6 +136,7 @@ def test_facts_of_arm64(tool: Callable[[str], str], tmp_path: Path) -> None:
     program = make_probe(tmp_path, "linux-aarch64")
     facts = run(tool("qemu"), program, "facts", *ARGUMENTS, cwd=tmp_path)
     check_facts(facts, ARGUMENTS)
+    assert (facts["own-listeners"], facts["own-port"]) == (["1"], ["1"])
 
 
 @pytest.mark.wine
@@ -219,10 +221,99 @@ def test_limits_of_control_groups(
     free = run(probe, "cpus")
     facts = in_group(probe, tmp_path, group, files)
     assert facts["cpus"] == ([str(cpus)] if cpus else free["cpus"])
+    assert facts["limit"] == ([str(cpus)] if cpus else free["limit"])
     if left is not None:
         assert facts["available"] == [str(left)]
     else:
         assert int(facts["available"][0]) > 2 * GIB or int(facts["total"][0]) < 4 * GIB
+
+
+Cpus = list[int]
+ONE_CORE: Callable[[Cpus], dict[str, str]] = lambda cpus: {  # noqa: E731
+    f"system/cpu/cpu{cpu}/topology/thread_siblings_list": ",".join(map(str, cpus)) for cpu in cpus
+}
+
+
+def figures(name: str, first: int, others: int) -> Callable[[Cpus], dict[str, str]]:
+    """A file per processor, with a figure for the first one and another for the rest."""
+    return lambda cpus: {
+        f"system/cpu/cpu{cpu}/{name}": str(first if cpu == cpus[0] else others) for cpu in cpus
+    }
+
+
+@pytest.mark.parametrize(
+    ("files", "one"),
+    [
+        (lambda cpus: {}, False),
+        (ONE_CORE, True),
+        # Intel: the kernel lists the performance cores. A list without any of ours says nothing.
+        (lambda cpus: {"cpu_core/cpus": f"{cpus[0]}\n", "cpu_atom/cpus": "1-63\n"}, True),
+        (lambda cpus: {"cpu_core/cpus": "4000-4001\n"}, False),
+        # ARM: of 1024; middle cores count, little ones do not.
+        (figures("cpu_capacity", 1024, 446), True),
+        (figures("cpu_capacity", 1024, 800), False),
+        (lambda cpus: {f"system/cpu/cpu{cpus[0]}/cpu_capacity": "1024"}, False),
+        # Others: boost clocks in kHz. Equal cores differ a little, efficiency cores a lot.
+        (figures("cpufreq/cpuinfo_max_freq", 5_700_000, 5_400_000), False),
+        (figures("cpufreq/cpuinfo_max_freq", 5_100_000, 3_800_000), True),
+    ],
+)  # fmt: skip
+def test_performance_cores_of_hybrid_processors(
+    probe: Path, tmp_path: Path, files: Callable[[Cpus], dict[str, str]], one: bool
+) -> None:
+    """What the kernel says of processors, bound over /sys/devices."""
+    cpus = sorted(os.sched_getaffinity(0))
+    if len(cpus) < 2:
+        pytest.skip("optional: needs two processors")
+    (tmp_path / "devices").mkdir()
+    for name, text in files(cpus).items():
+        path = tmp_path / "devices" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    script = 'mount --rbind "$1" /sys/devices && exec "$2" cpus'
+    command = ["unshare", "-Urm", "sh", "-c", script, "sh", tmp_path / "devices", probe]
+    process = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    if process.returncode != 0:
+        pytest.skip(f"no private mounts here: {process.stderr.strip()}")
+    facts = lines_of(process.stdout)
+    assert facts["cpus"] == ["1" if one else str(len(cpus))]
+    assert facts["limit"] == [str(len(cpus))]
+
+
+@pytest.mark.wine
+def test_owners_and_performance_cores_of_windows(
+    tool: Callable[[str], str], tmp_path: Path
+) -> None:
+    """Made-up machines: cores as GROUP:MASK:CLASS; ours is group 0, all but processor 1."""
+    target, tree = find_target("windows-x86_64"), toolchain.find_tree()
+    needed = {f"base/{name}.c" for name in ("status", "memory", "text", "utf8")}
+    needed |= {f"platform/{name}_windows.c" for name in ("net", "thread", "wide")}
+    sources = [
+        source
+        for source in toolchain.sources_for(tree, target.arch, windows=True)
+        if source.name.removeprefix("runtime_c/") in needed
+    ]
+    name = "windows_probe.c"
+    sources.append(toolchain.Source(HERE / name, f"tests/{name}", ("-O1",)))
+    flags = toolchain.runtime_flags(target)
+    objects = toolchain.compile_all(tree, sources, flags, strict=True)
+    program = tmp_path / "probe.exe"
+    link = ("-target", target.triple, *target.link_flags)
+    program.write_bytes(toolchain.link(objects, link, program.name))
+    machines = {
+        "0:3:0,0:c:0": 2,  # two cores with two hardware threads each
+        "0:3:1,0:c:1,0:10:0,0:20:0,0:40:0,0:80:0": 2,  # two fast cores, four slow ones
+        "0:10:0,0:20:0,0:1:1": 1,  # the slow ones listed first
+        "0:4:0,0:8:1,0:10:2": 1,  # three classes
+        "0:2:1,0:4:0,0:8:0": 2,  # the only fast one is not ours
+        "1:f:1,0:1:0,0:4:0": 2,  # nor is the other group
+        "0:2:0": 0,  # none is: the caller then takes the number of processors
+    }
+    environment = {**os.environ, "WINEDEBUG": "-all"}
+    environment.setdefault("WINEPREFIX", str(toolchain.cache_dir() / "wine"))
+    facts = run(tool("wine"), program, "0", "fffffffd", *machines, env=environment)
+    assert facts["cores"] == [str(n) for n in machines.values()]
+    assert (facts["listed"], facts["own"], facts["nobody"]) == (["1"], ["1"], ["0"])
 
 
 # --- files -----------------------------------------------------------------------------------

@@ -563,3 +563,13 @@ def test_the_quit_button_ends_the_program(browser: Any, packed_smollm2: Path) ->
         assert running.process.wait(timeout=20) == 0
         assert page.script("return sessionStorage.length") == 0
         assert page.seen == []
+
+
+def test_no_quit_button_where_others_use_the_program(browser: Any, packed_smollm2: Path) -> None:
+    behind_a_proxy = ("-c", "512", "--allow-host", "chat.example")
+    with own_server(browser, packed_smollm2, *behind_a_proxy) as (_, page):
+        page.open()
+        names = [button.get_attribute("aria-label") for button in page.find("header button")]
+        assert "Instructions" in names
+        assert "Quit" not in names
+        assert page.seen == []

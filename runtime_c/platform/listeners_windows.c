@@ -68,6 +68,12 @@ static MIB_TCPTABLE_OWNER_PID *read_table(void) {
     return table;
 }
 
+/* Can 127.0.0.1 reach the row's listener at this port? */
+static bool is_at(const MIB_TCPROW_OWNER_PID *row, uint16_t port) {
+    bool here = row->dwLocalAddr == htonl(INADDR_LOOPBACK) || row->dwLocalAddr == 0;
+    return here && ntohs((u_short)row->dwLocalPort) == port;
+}
+
 size_t lp_net_own_listeners(uint16_t first, uint16_t last, uint16_t *ports, size_t most) {
     MIB_TCPTABLE_OWNER_PID *table = read_table();
     if (table == NULL) return 0;
@@ -75,9 +81,7 @@ size_t lp_net_own_listeners(uint16_t first, uint16_t last, uint16_t *ports, size
     for (uint32_t port = first; port <= last && n < most; port++) {
         for (DWORD i = 0; i < table->dwNumEntries; i++) {
             const MIB_TCPROW_OWNER_PID *row = &table->table[i];
-            bool here = row->dwLocalAddr == htonl(INADDR_LOOPBACK) || row->dwLocalAddr == 0;
-            if (!here || ntohs((u_short)row->dwLocalPort) != port) continue;
-            if (is_ours(row->dwOwningPid)) {
+            if (is_at(row, (uint16_t)port) && is_ours(row->dwOwningPid)) {
                 ports[n++] = (uint16_t)port;
                 break;
             }
