@@ -19,6 +19,7 @@
 #if defined(__linux__)
 #include <netinet/in.h>
 #include <stdio.h>
+#include <string.h>
 #elif defined(__APPLE__)
 #include <libproc.h>
 #include <netinet/in.h>
@@ -43,20 +44,46 @@ static void enter(uint16_t port, uint16_t *ports, size_t *n, size_t most) {
 
 #if defined(__linux__)
 
+enum { LISTENING = 10 };
+
+/* The start of the n-th field (from 0) between blanks; the line's end if there are fewer. */
+static const char *field(const char *line, int n) {
+    for (;; n--) {
+        line += strspn(line, " ");
+        if (n == 0 || *line == '\0') return line;
+        line += strcspn(line, " ");
+    }
+}
+
+/* Digits at *at, which moves behind them; 0 where there are none. */
+static uint64_t number(const char **at, unsigned base) {
+    static const char digits[] = "0123456789ABCDEF";
+    uint64_t value = 0;
+    for (; **at != '\0'; (*at)++) {
+        const char *digit = strchr(digits, **at);
+        if (digit == NULL || (unsigned)(digit - digits) >= base) break;
+        value = value * base + (unsigned)(digit - digits);
+    }
+    return value;
+}
+
 size_t lp_net_own_listeners(uint16_t first, uint16_t last, uint16_t *ports, size_t most) {
     size_t n = 0;
     FILE *file = fopen("/proc/net/tcp", "re");
     if (file == NULL) return 0;
     char line[512];
     while (fgets(line, sizeof line, file) != NULL) {
-        unsigned address, port, state, user;
-        if (sscanf(line, " %*u: %8x:%4x %*8x:%*4x %2x %*x:%*x %*x:%*x %*x %u", &address, &port,
-                   &state, &user) != 4) {
-            continue;
-        }
+        const char *local = field(line, 1);
+        const char *state = field(line, 3);
+        const char *user = field(line, 7);
+        uint64_t address = number(&local, 16);
+        if (*local == ':') local++;
+        uint64_t port = number(&local, 16);
         bool here = address == htonl(INADDR_LOOPBACK) || address == htonl(INADDR_ANY);
-        if (state == 10 && here && user == (unsigned)geteuid() && port >= first && port <= last)
+        if (here && number(&state, 16) == LISTENING && number(&user, 10) == geteuid() &&
+            port >= first && port <= last) {
             enter((uint16_t)port, ports, &n, most);
+        }
     }
     (void)fclose(file);
     return n;
