@@ -7,7 +7,9 @@ SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import platform
 import shutil
 import signal
 import socket
@@ -25,6 +27,8 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="limits and moun
 
 ASK = ("-p", "Say hi", "-n", "4", "--temp", "0")
 FIRST_PORT = 8080
+# Programs with the same options are one; these are this run's own.
+OWN = ("--no-browser", "-c", "256", "--seed", str(os.getpid()))
 
 
 def shell(script: str, *arguments: str | Path, name: str = "sh") -> tuple[int, str, str]:
@@ -123,6 +127,39 @@ def test_without_proc_and_devices(tmp_path: Path, packed_smollm2: Path, answer: 
     )  # fmt: skip
 
 
+# x86-64 numbers of landlock_create_ruleset, getrandom, sched_getaffinity, madvise, prlimit64, prctl,
+# sched_yield, ioctl, readlink.
+REFUSED = (444, 318, 204, 28, 302, 157, 24, 16, 89)
+# Installs a seccomp filter (BPF: load the number; if it is one of these, fail with errno; else
+# allow) and becomes the program.
+FILTERED = """
+import ctypes, os, struct, sys
+code, *words = sys.argv[1:]
+numbers = [int(n) for n in words.pop(0).split(",")]
+step = lambda op, yes, no, k: struct.pack("HBBI", op, yes, no, k)
+lines = [step(0x20, 0, 0, 0)]
+for n in numbers:
+    lines += [step(0x15, 0, 1, n), step(0x06, 0, 0, 0x00050000 | int(code))]
+lines.append(step(0x06, 0, 0, 0x7FFF0000))
+room = ctypes.create_string_buffer(b"".join(lines))
+filter = struct.pack("HxxxxxxP", len(lines), ctypes.addressof(room))
+libc = ctypes.CDLL(None)
+assert libc.prctl(38, 1, 0, 0, 0) == 0
+assert libc.prctl(22, 2, ctypes.create_string_buffer(filter), 0, 0) == 0
+os.execv(words[0], words)
+"""
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="optional: numbers of x86-64")
+@pytest.mark.parametrize("code", [errno.EPERM, errno.ENOSYS])
+def test_a_container_that_refuses_system_calls(
+    packed_smollm2: Path, answer: str, code: int
+) -> None:
+    numbers = ",".join(map(str, REFUSED))
+    words = (sys.executable, "-c", FILTERED, str(code), numbers, packed_smollm2, *ASK)
+    assert shell('exec "$@"', *words) == (0, answer, "")
+
+
 def test_a_file_that_fat32_cut_off_says_so(tmp_path: Path, packed_smollm2: Path) -> None:
     """The runtime is at the front, so a file that lost its end still starts."""
     path = tmp_path / "chat"
@@ -184,7 +221,7 @@ class Start:
     """A bare start without a terminal or a browser."""
 
     def __init__(self, program: Path, *arguments: str, user: int | None = None) -> None:
-        words = [str(program), "--no-browser", "-c", "256", *arguments]
+        words = [str(program), *OWN, *arguments]
         if user is not None:
             words = ["setpriv", "--reuid", str(user), "--clear-groups", *words]
         self.process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE)
@@ -253,21 +290,21 @@ def test_it_is_found_above_a_port_that_became_free(packed_smollm2: Path) -> None
         except OSError:
             pytest.skip(f"optional: port {FIRST_PORT} is taken here")
         other.listen()
-        with Start(packed_smollm2, "--top-k", "7") as first:
+        with Start(packed_smollm2) as first:
             # `other` accepts and says nothing: it might be a copy that is just starting.
             assert first.line().startswith(f"note: the program at port {FIRST_PORT} does not")
             url = first.url()
             assert not url.endswith(f":{FIRST_PORT}/")
             other.close()
-            with Start(packed_smollm2, "--top-k", "7") as second:
+            with Start(packed_smollm2) as second:
                 assert second.line() == f"already running at {url}\n"
 
 
 def test_one_that_is_just_starting_is_waited_for(packed_smollm2: Path) -> None:
-    with Start(packed_smollm2, "--top-k", "8") as first:
+    with Start(packed_smollm2) as first:
         url = first.url()
         first.process.send_signal(signal.SIGSTOP)
-        with Start(packed_smollm2, "--top-k", "8") as second:
+        with Start(packed_smollm2) as second:
             assert "does not answer yet" in second.line()
             first.process.send_signal(signal.SIGCONT)
             assert second.line() == f"already running at {url}\n"
@@ -377,7 +414,7 @@ def test_without_a_browser_the_address_is_shown(
         path = Path(desktop["PATH"]) / "xdg-open"
         path.write_text("#!/bin/sh\nexit 3\n")
         path.chmod(0o755)
-    process = click(packed_smollm2, desktop, "-c", "256", "--top-k", "9")
+    process = click(packed_smollm2, desktop, *OWN[1:])
     try:
         assert "http://127.0.0.1:" in shown(tmp_path)
         assert process.poll() is None

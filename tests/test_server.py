@@ -694,7 +694,8 @@ def test_api_key(packed_smollm2: Path, tmp_path: Path) -> None:
 
 def test_second_start_finds_the_first(packed_smollm2: Path) -> None:
     env = {**os.environ, "HOME": str(packed_smollm2.parent)}
-    words = [str(packed_smollm2), "--no-browser", "-c", "256"]
+    # With options of its own: it must not find what another test run has started.
+    words = [str(packed_smollm2), "--no-browser", "-c", "256", "--seed", str(os.getpid())]
     first = subprocess.Popen(words, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, env=env)
     try:
         assert first.stderr

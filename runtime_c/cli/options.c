@@ -405,4 +405,10 @@ void lp_options_add_help(lp_buf *out, const char *program, lp_command command) {
     for (size_t i = 0; i < N_ROWS; i++) {
         if ((rows[i].commands & mask) != 0) add_option_help(out, &rows[i]);
     }
+    if (command == LP_COMMAND_WEB) {
+        lp_buf_add_text(out,
+                        "\nQuit with Ctrl-C or in the page; started without a terminal it also "
+                        "ends 10 minutes\nafter the last page was closed. Started a second "
+                        "time it opens the page of the first.\n");
+    }
 }
