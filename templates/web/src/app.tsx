@@ -14,8 +14,9 @@ import { applyTheme, forgetAll, keepChat, keepKey, keepTheme, keptChat, keptThem
 import { plain, shown } from "./text.ts";
 import { TurnView } from "./turn.tsx";
 
-/** How often a program that does not answer is asked again. */
+/** How soon a program that does not answer is asked again; then less and less often, down to this. */
 const RETRY_SECONDS = 3;
+const RETRY_MOST_SECONDS = 30;
 /** Drawing takes at most one part in this many of the time while an answer streams in. */
 const DRAW_SHARE = 4;
 /** This near to its end, the conversation follows a growing answer. */
@@ -53,6 +54,7 @@ export class App extends Component<{ api: Api }, State> {
   #drawing = false; // a frame is asked for, or one was drawn just now
   #connecting = false;
   #leaving = false;
+  #retry = RETRY_SECONDS;
   #timer: ReturnType<typeof setTimeout> | undefined;
 
   override componentDidMount(): void {
@@ -62,6 +64,7 @@ export class App extends Component<{ api: Api }, State> {
     };
     document.addEventListener("keydown", this.#onKeyDown);
     document.addEventListener("visibilitychange", this.#keep);
+    document.addEventListener("visibilitychange", this.#look);
     window.addEventListener("pagehide", this.#keep);
     window.addEventListener("beforeunload", this.#keepAndHold);
     void this.#connect();
@@ -90,7 +93,7 @@ export class App extends Component<{ api: Api }, State> {
 
   /** Returns the seconds until the next touch; 0 = nothing goes on by itself. */
   async #touch(): Promise<number> {
-    let wait = RETRY_SECONDS;
+    let wait = this.#retry;
     try {
       const known = this.state.info;
       if (known && !this.state.gone) {
@@ -106,6 +109,7 @@ export class App extends Component<{ api: Api }, State> {
         if (!known) this.#restore(info);
         this.setState({ info, gone: false, screen: "chat" });
         wait = info.presence_seconds;
+        this.#retry = RETRY_SECONDS;
         this.#field.current?.focus();
       }
     } catch (error) {
@@ -114,9 +118,17 @@ export class App extends Component<{ api: Api }, State> {
         return 0;
       }
       this.setState({ gone: true });
+      this.#retry = Math.min(this.#retry * 1.5, RETRY_MOST_SECONDS);
     }
     return Math.max(wait, 1);
   }
+
+  /** Someone looks at the page again: is the program back? */
+  readonly #look = (): void => {
+    if (document.visibilityState !== "visible" || !this.state.gone) return;
+    this.#retry = RETRY_SECONDS;
+    void this.#connect();
+  };
 
   #restore(info: Info): void {
     const kept = keptChat(info.instance);
