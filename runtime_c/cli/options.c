@@ -11,7 +11,7 @@
 #include "base/utf8.h"
 #include "engine/draft.h"
 
-typedef enum kind { FLAG, TEXT, LIST, INTEGER, REAL } kind;
+typedef enum kind { FLAG, TEXT, LIST, INTEGER, REAL, WORD } kind;
 
 #define ON(command) (1u << (command))
 
@@ -33,19 +33,21 @@ typedef struct row {
     double low, high;    /* bounds of a number */
     size_t count_offset; /* LIST: of the counter */
     size_t count_max;
+    const char *words; /* WORD: all that there are, separated by blanks */
     const char *help;
 } row;
 
 #define FIELD(name)                      offsetof(lp_options, name)
-#define FLAG_ROW(s, l, c, f, h)          {s, l, NULL, FLAG, c, FIELD(f), 0, 0, 0, 0, h}
-#define TEXT_ROW(s, l, v, c, f, h)       {s, l, v, TEXT, c, FIELD(f), 0, 0, 0, 0, h}
-#define INT_ROW(s, l, c, f, lo, hi, h)   {s, l, "N", INTEGER, c, FIELD(f), lo, hi, 0, 0, h}
-#define REAL_ROW(s, l, c, f, lo, hi, h)  {s, l, "X", REAL, c, FIELD(f), lo, hi, 0, 0, h}
-#define LIST_ROW(s, l, v, c, f, n, m, h) {s, l, v, LIST, c, FIELD(f), 0, 0, FIELD(n), m, h}
+#define FLAG_ROW(s, l, c, f, h)          {s, l, NULL, FLAG, c, FIELD(f), 0, 0, 0, 0, NULL, h}
+#define TEXT_ROW(s, l, v, c, f, h)       {s, l, v, TEXT, c, FIELD(f), 0, 0, 0, 0, NULL, h}
+#define INT_ROW(s, l, c, f, lo, hi, h)   {s, l, "N", INTEGER, c, FIELD(f), lo, hi, 0, 0, NULL, h}
+#define REAL_ROW(s, l, c, f, lo, hi, h)  {s, l, "X", REAL, c, FIELD(f), lo, hi, 0, 0, NULL, h}
+#define LIST_ROW(s, l, v, c, f, n, m, h) {s, l, v, LIST, c, FIELD(f), 0, 0, FIELD(n), m, NULL, h}
+#define WORD_ROW(s, l, v, c, f, w, h)    {s, l, v, WORD, c, FIELD(f), 0, 0, 0, 0, w, h}
 
 static_assert(LP_DRAFT_MOST == 64, "the bound of --draft");
 
-/* Bounds are written as numbers: builder/llamapack/plan.py reads them, too. */
+/* Bounds are written as numbers: builder/llamapack/default_args.py reads the rows, too. */
 static const row rows[] = {
     TEXT_ROW("-p", "--prompt", "TEXT", FIRST, prompt,
              "answer TEXT once on standard output and end"),
@@ -110,9 +112,9 @@ static const row rows[] = {
     FLAG_ROW(NULL, "--json",
              BENCH | ON(LP_COMMAND_PERPLEXITY) | ON(LP_COMMAND_INFO) | ON(LP_COMMAND_TOKENIZE),
              json, "machine-readable output"),
-    TEXT_ROW(NULL, "--act", "MODE", RUNS, act,
+    WORD_ROW(NULL, "--act", "MODE", RUNS, act, "int8 f32",
              "int8 (fast) or f32 (precise) activations; models below 0.5 billion: f32"),
-    TEXT_ROW(NULL, "--kv-type", "TYPE", RUNS, kv_type,
+    WORD_ROW(NULL, "--kv-type", "TYPE", RUNS, kv_type, "f16 f32 q8_0",
              "key-value cache: f16 (default), f32, or q8_0 (half of f16)"),
     TEXT_ROW(NULL, "--cpu", "LEVEL", RUNS | ON(LP_COMMAND_INFO), cpu,
              "instruction set to use (the best one; info lists them)"),
@@ -176,6 +178,34 @@ static const row *find_row(lp_str name, uint32_t mask) {
     return NULL;
 }
 
+/* Whether the text is one of the words; those are added to `list` as "a, b or c". */
+static bool is_word(const row *r, lp_str text, lp_buf *list) {
+    lp_str words = lp_str_from(r->words), blank = lp_str_from(" ");
+    bool found = false;
+    for (size_t at = 0; at < words.len;) {
+        size_t end = lp_str_find(words, blank, at);
+        lp_str word = lp_str_slice(words, at, end);
+        bool last = end >= words.len;
+        lp_buf_add_text(list, at == 0 ? "" : last ? " or " : ", ");
+        lp_buf_add_str(list, word);
+        found = found || lp_str_equal(text, word);
+        at = last ? words.len : end + 1;
+    }
+    return found;
+}
+
+static lp_code check_word(const row *r, const char *value, lp_error *err) {
+    lp_buf list;
+    lp_buf_init(&list, 0);
+    lp_code code = LP_OK;
+    if (!is_word(r, lp_str_from(value), &list)) {
+        code = lp_fail(err, LP_ERR_ARGUMENT, "%s is %s, not '%s'", r->long_name,
+                       list.data == NULL ? r->words : list.data, value);
+    }
+    lp_buf_free(&list);
+    return code;
+}
+
 static lp_code bad_value(const row *r, const char *value, lp_error *err) {
     if (r->kind == INTEGER || r->kind == REAL) {
         return lp_fail(err, LP_ERR_ARGUMENT, "%s takes a %snumber from %.15g to %.15g, not '%s'",
@@ -190,6 +220,10 @@ static lp_code store(lp_options *options, const row *r, const char *value, lp_er
     switch (r->kind) {
     case FLAG:
         *(bool *)field = true;
+        break;
+    case WORD:
+        LP_TRY(check_word(r, value, err));
+        *(const char **)(void *)field = value;
         break;
     case TEXT:
         if (!lp_utf8_valid(text)) return bad_value(r, value, err);
@@ -315,6 +349,7 @@ lp_code lp_options_parse(lp_options *options, int argc, char **argv, lp_error *e
         (options->prompt != NULL || options->prompt_file != NULL)) {
         options->command = LP_COMMAND_ONESHOT;
     }
+    options->asked = options->given;
     if (commands[options->command].operand_needed && options->operand == NULL && !options->help) {
         return lp_fail(err, LP_ERR_ARGUMENT, "%s needs a %s", commands[options->command].name,
                        commands[options->command].operand);
@@ -333,7 +368,7 @@ lp_code lp_options_apply_default(lp_options *options, lp_str argument, lp_arena 
                        (int)(argument.len < 100 ? argument.len : 100), argument.data);
     }
     const row *r = find_row(name, ON(options->command));
-    if (r == NULL || (options->given >> (r - rows) & 1) != 0) return LP_OK;
+    if (r == NULL || (options->asked >> (r - rows) & 1) != 0) return LP_OK;
     lp_str value =
         blank == SIZE_MAX ? lp_str_from("") : lp_str_slice(argument, blank + 1, argument.len);
     char *copy = lp_arena_alloc(keep, 1, value.len + 1);

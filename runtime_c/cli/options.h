@@ -54,6 +54,7 @@ typedef struct lp_options {
 
     int64_t bench_prompt, bench_predict, bench_depth, bench_repeat, chunks;
     uint64_t given; /* bit i: row i of the table was given (see lp_options_given) */
+    uint64_t asked; /* the same, by the user and not by the file's defaults */
 } lp_options;
 
 void lp_options_init(lp_options *options);
@@ -62,8 +63,10 @@ void lp_options_init(lp_options *options);
  * other commands are skipped. LP_ERR_ARGUMENT names the option. */
 lp_code lp_options_parse(lp_options *options, int argc, char **argv, lp_error *err) LP_MUST_USE;
 
-/* Applies one baked-in default, "--flag" or "--flag value". Options that the command in
- * options->command does not have are skipped. Its value is copied into `keep`. */
+/* Applies one baked-in default, "--flag" or "--flag value", after lp_options_parse. Options that
+ * the user gave and those that the command in options->command does not have are skipped; of
+ * several for one option the last counts, or all where it is a list. Its value is copied into
+ * `keep`. */
 lp_code lp_options_apply_default(lp_options *options, lp_str argument, lp_arena *keep,
                                  lp_error *err) LP_MUST_USE;
 
