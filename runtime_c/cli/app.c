@@ -28,9 +28,19 @@ static const char *last_part(const char *path) {
     return name;
 }
 
-/* The GGUF inside an archive. */
-static lp_code find_weights(lp_app *app, const lp_container *container, lp_error *err) {
+/* The GGUF inside an archive, or in the file that belongs to the one at `path`. */
+static lp_code find_weights(lp_app *app, const lp_container *container, const char *path,
+                            lp_error *err) {
     const lp_manifest *manifest = lp_container_manifest(container);
+    if (manifest != NULL && manifest->weights_file.len > 0) {
+        /* Needed by those who read it; verify says more, for both files. */
+        lp_command command = app->options.command;
+        if (command == LP_COMMAND_VERIFY || command == LP_COMMAND_LICENSES) return LP_OK;
+        LP_TRY(lp_partner_open(&app->partner, path, manifest, err));
+        app->model_label = app->partner.path.data;
+        container = app->partner.container;
+        manifest = lp_container_manifest(container);
+    }
     lp_str name = lp_str_from("model.gguf");
     if (manifest != NULL) name = manifest->model_entry;
     if (name.len == 0) return LP_OK;
@@ -61,7 +71,7 @@ static lp_code open_model_file(lp_app *app, lp_error *err) {
         LP_OK) {
         return lp_fail(err, LP_ERR_FORMAT, "%s: neither a GGUF file nor a packed executable", path);
     }
-    LP_TRY(find_weights(app, app->model_container, err));
+    LP_TRY(find_weights(app, app->model_container, path, err));
     if (app->gguf_data == NULL) {
         return lp_fail(err, LP_ERR_FORMAT, "%s: there are no weights inside", path);
     }
@@ -80,7 +90,7 @@ static lp_code open_payload(lp_app *app, lp_error *err) {
         return open_model_file(app, err);
     }
     if (code != LP_OK) return lp_fail(err, code, "%s: %s", app->own_path.data, archive.text);
-    return find_weights(app, app->container, err);
+    return find_weights(app, app->container, app->own_path.data, err);
 }
 
 static lp_code apply_baked_defaults(lp_app *app, lp_error *err) {
@@ -159,6 +169,11 @@ static lp_code read_api_key(lp_app *app, lp_error *err) {
     return LP_OK;
 }
 
+const lp_container *lp_app_weights(const lp_app *app) {
+    if (app->partner.container != NULL) return app->partner.container;
+    return app->options.model_file == NULL ? app->container : app->model_container;
+}
+
 lp_code lp_app_start(lp_app *app, int argc, char **argv, lp_error *err) {
     *app = (lp_app){.program = argc > 0 ? last_part(argv[0]) : "chat", .sandbox = "none"};
     lp_options_init(&app->options);
@@ -179,6 +194,7 @@ void lp_app_close(lp_app *app) {
     lp_gguf_close(app->gguf);
     lp_container_close(app->model_container);
     lp_container_close(app->container);
+    lp_partner_close(&app->partner);
     if (app->model_map.data != NULL) lp_map_close(&app->model_map);
     if (app->own_map.data != NULL) lp_map_close(&app->own_map);
     lp_buf_free(&app->prompt);
@@ -418,7 +434,10 @@ const char *lp_app_name(const lp_app *app) {
     if (text.len == 0 && app->gguf != NULL) {
         (void)lp_gguf_get_str(app->gguf, lp_str_from("general.name"), &text, NULL);
     }
-    if (text.len == 0) text = lp_str_from(last_part(app->model_label));
+    if (text.len == 0) {
+        const char *given = app->options.model_file;
+        text = lp_str_from(last_part(given != NULL ? given : app->own_path.data));
+    }
     lp_buf printable;
     lp_buf_init(&printable, sizeof name - 1);
     lp_utf8_add_printable(&printable, text);

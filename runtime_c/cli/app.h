@@ -9,6 +9,7 @@
 #include "base/memory.h"
 #include "chat/chat.h"
 #include "cli/options.h"
+#include "cli/partner.h"
 #include "engine/scheduler.h"
 #include "model/container.h"
 #include "platform/file.h"
@@ -21,9 +22,10 @@ typedef struct lp_app {
     lp_map own_map, model_map;     /* model_map only with -m */
     lp_container *container;       /* of the own file; NULL: none */
     lp_container *model_container; /* of a packed file given with -m */
+    lp_partner partner;            /* what holds the weights of either, if it does not itself */
     const uint8_t *gguf_data;      /* borrowed from one of the maps; NULL: no weights */
     size_t gguf_size;
-    const char *model_label; /* for messages: the -m path or the own path */
+    const char *model_label; /* for messages: the path of the file with the weights */
     lp_buf prompt;           /* -p, -f and piped standard input together */
     lp_buf api_key;
     const char *sandbox; /* what lp_confine returned */
@@ -36,6 +38,9 @@ typedef struct lp_app {
     lp_kv_file system_kv; /* see system_kv.h */
     lp_scheduler *scheduler;
 } lp_app;
+
+/* The archive with the weights in use; NULL: none, or a bare GGUF. */
+const lp_container *lp_app_weights(const lp_app *app);
 
 /* Phase 1. err tells what is wrong; the app must be closed in any case. */
 lp_code lp_app_start(lp_app *app, int argc, char **argv, lp_error *err) LP_MUST_USE;

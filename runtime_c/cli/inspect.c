@@ -98,7 +98,9 @@ static void prepared_facts(const lp_app *app, facts *f) {
     lp_kv_file file;
     lp_error why = {0};
     bool found = false;
-    lp_code code = lp_system_kv_open(&file, app->container, &found, &why);
+    const lp_container *weights =
+        app->partner.container != NULL ? app->partner.container : app->container;
+    lp_code code = lp_system_kv_open(&file, app->container, weights, &found, &why);
     if (!found) return;
     if (code == LP_OK) code = lp_kv_file_check(&file, &why);
     if (code != LP_OK) {
@@ -176,26 +178,61 @@ static void show_progress(void *user, uint64_t done, uint64_t total) {
     lp_print_status("checked %d %%", percent);
 }
 
-static lp_code verify(const lp_container *container, const char *path, lp_error *err) {
+static lp_code verify_one(const lp_container *container, lp_error *err) {
     int shown = 0;
     bool progress = lp_terminal_is(2);
-    LP_TRY(lp_container_verify(container, progress ? show_progress : NULL, &shown, err));
+    return lp_container_verify(container, progress ? show_progress : NULL, &shown, err);
+}
+
+static lp_code verify_prepared(const lp_container *container, const lp_container *weights,
+                               lp_error *err) {
     lp_kv_file prepared;
     bool found = false;
-    LP_TRY(lp_system_kv_open(&prepared, container, &found, err));
-    if (found) LP_TRY(lp_kv_file_check(&prepared, err));
+    LP_TRY(lp_system_kv_open(&prepared, container, weights, &found, err));
+    return found ? lp_kv_file_check(&prepared, err) : LP_OK;
+}
+
+/* Of two files each is looked at, whatever is wrong with the other. */
+static lp_code verify_pair(lp_partner *partner, const lp_container *container, const char *path,
+                           lp_error *err) {
+    lp_error own = {0}, its = {0};
+    lp_code code = verify_one(container, &own);
+    if (code != LP_OK) code = lp_error_prefix(&own, path);
+    lp_code other = lp_partner_open(partner, path, lp_container_manifest(container), &its);
+    if (other == LP_OK) {
+        other = verify_one(partner->container, &its);
+        if (other != LP_OK) other = lp_error_prefix(&its, partner->path.data);
+    }
+    if (code != LP_OK && other != LP_OK) return lp_fail(err, code, "%s; %s", own.text, its.text);
+    if (code != LP_OK) return lp_fail(err, code, "%s", own.text);
+    if (other != LP_OK) return lp_fail(err, other, "%s", its.text);
+    LP_TRY(verify_prepared(container, partner->container, err));
+    (void)lp_print_format("ok: every byte of %s and of %s is as it was built\n", path,
+                          partner->path.data);
+    return LP_OK;
+}
+
+static lp_code verify(lp_app *app, const lp_container *container, const char *path, lp_error *err) {
+    const lp_manifest *manifest = lp_container_manifest(container);
+    if (manifest != NULL && manifest->weights_file.len > 0)
+        return verify_pair(&app->partner, container, path, err);
+    LP_TRY(verify_one(container, err));
+    LP_TRY(verify_prepared(container, container, err));
     (void)lp_print_format("ok: every byte of %s is as it was built\n", path);
     return LP_OK;
 }
 
 lp_code lp_command_verify(lp_app *app, lp_error *err) {
     const char *other = app->options.operand;
-    if (other == NULL) return verify(app->container, app->own_path.data, err);
+    if (other == NULL) return verify(app, app->container, app->own_path.data, err);
     LP_TRY(lp_map_open(&app->model_map, other, err));
     lp_code code =
         lp_container_open(&app->model_container, app->model_map.data, app->model_map.size, err);
-    if (code == LP_OK) code = verify(app->model_container, other, err);
-    return code == LP_OK ? code : lp_error_prefix(err, other);
+    if (code != LP_OK) return lp_error_prefix(err, other);
+    const lp_manifest *manifest = lp_container_manifest(app->model_container);
+    bool pair = manifest != NULL && manifest->weights_file.len > 0;
+    code = verify(app, app->model_container, other, err);
+    return code == LP_OK || pair ? code : lp_error_prefix(err, other);
 }
 
 /* ---- licenses */

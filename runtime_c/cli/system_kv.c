@@ -25,8 +25,8 @@ static bool weights_of(const lp_container *container, uint8_t sha256[32], uint64
     return true;
 }
 
-lp_code lp_system_kv_open(lp_kv_file *file, const lp_container *container, bool *found,
-                          lp_error *err) {
+lp_code lp_system_kv_open(lp_kv_file *file, const lp_container *container,
+                          const lp_container *weights, bool *found, lp_error *err) {
     const lp_manifest *manifest = container == NULL ? NULL : lp_container_manifest(container);
     *found = manifest != NULL && manifest->system_kv_entry.len > 0;
     if (!*found) return LP_OK;
@@ -36,7 +36,7 @@ lp_code lp_system_kv_open(lp_kv_file *file, const lp_container *container, bool 
     if (entry == NULL || entry->deflated)
         return lp_fail(err, LP_ERR_FORMAT, "the prepared system prompt is missing or compressed");
     LP_TRY(lp_kv_file_open(file, entry->data, entry->bytes, err));
-    if (!weights_of(container, sha256, &bytes) || file->model_bytes != bytes ||
+    if (!weights_of(weights, sha256, &bytes) || file->model_bytes != bytes ||
         memcmp(file->model_sha256, sha256, sizeof sha256) != 0)
         return lp_fail(err, LP_ERR_FORMAT, "the prepared system prompt is of other weights");
     return LP_OK;
@@ -47,10 +47,10 @@ lp_kv_file *lp_app_system_kv(lp_app *app) {
     uint8_t sha256[32];
     uint64_t bytes = 0;
     /* Weights given with -m have a known hash only when they come in a packed file. */
-    const lp_container *weights =
-        app->options.model_file == NULL ? app->container : app->model_container;
+    const lp_container *weights = lp_app_weights(app);
     if (app->options.no_embedded_kv || !weights_of(weights, sha256, &bytes)) return NULL;
-    if (lp_system_kv_open(&app->system_kv, app->container, &found, NULL) != LP_OK || !found)
+    if (lp_system_kv_open(&app->system_kv, app->container, weights, &found, NULL) != LP_OK ||
+        !found)
         return NULL;
     if (lp_kv_file_fits(&app->system_kv, app->engine, sha256, bytes, NULL) != LP_OK) return NULL;
     lp_map_will_need(&app->own_map, (size_t)(app->system_kv.data - app->own_map.data),

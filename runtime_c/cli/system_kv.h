@@ -9,10 +9,10 @@
 
 #include "cli/app.h"
 
-/* Opens the entry that the manifest names and compares what it belongs to with the manifest's
- * weights. *found is false, and LP_OK the result, when there is none. */
-lp_code lp_system_kv_open(lp_kv_file *file, const lp_container *container, bool *found,
-                          lp_error *err) LP_MUST_USE;
+/* Opens the entry that the manifest names and compares what it belongs to with the weights of
+ * another archive (or the same). *found is false, and LP_OK the result, when there is none. */
+lp_code lp_system_kv_open(lp_kv_file *file, const lp_container *container,
+                          const lp_container *weights, bool *found, lp_error *err) LP_MUST_USE;
 
 /* For the opened engine: app->system_kv, or NULL when it is not there, not wanted
  * (--no-embedded-kv) or does not fit. */

@@ -149,7 +149,8 @@ static lp_code find_end(lp_container *c, end_record *end, lp_error *err) {
     if (lp_cut_by_fat32(c->size)) {
         return lp_fail(err, LP_ERR_FORMAT,
                        "this file ends at 4 GiB: it was cut off when it was copied to a medium "
-                       "formatted as FAT32, which holds no larger files (exFAT and NTFS do)");
+                       "formatted as FAT32, which holds no larger files (exFAT and NTFS do, and "
+                       "llamapack build has --split and --max-size for it)");
     }
     return lp_fail(err, LP_ERR_FORMAT,
                    "no archive at the end of this file: it was not made by llamapack, or it was "
@@ -169,7 +170,7 @@ static lp_code bad_entry(const lp_entry *entry, const char *what, lp_error *err)
 
 /* Names that could leave a directory, or mean something else on another system, are refused, even
  * though the runtime never writes entries to files: what lists and extracts them may. */
-static bool is_plain_name(lp_str name) {
+bool lp_container_plain_name(lp_str name) {
     if (name.len == 0 || name.len > MOST_NAME || !lp_utf8_valid(name)) return false;
     size_t start = 0;
     for (size_t i = 0; i <= name.len; i++) {
@@ -257,7 +258,8 @@ static lp_code read_entry(const lp_container *c, lp_entry *entry, size_t *at, si
     lp_str name = {(const char *)p + CENTRAL_BYTES, name_len};
     lp_str extra = {name.data + name_len, extra_len};
     entry->name = name;
-    if (!is_plain_name(name)) return bad_entry(entry, "its name is not a plain relative path", err);
+    if (!lp_container_plain_name(name))
+        return bad_entry(entry, "its name is not a plain relative path", err);
 
     uint32_t flags = read16(p + 8), method = read16(p + 10);
     uint64_t stored = read32(p + 20), bytes = read32(p + 24), offset = read32(p + 42);

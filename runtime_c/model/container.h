@@ -49,11 +49,19 @@ typedef struct lp_manifest {
     lp_str template_sha256; /* hex digits, of the model's chat template; "" */
     lp_str model_sha256;    /* hex digits, the root over the weights' chunks; "" */
     lp_str system_kv_entry; /* what engine/kv_file.h reads; "" when nothing was prepared */
-    bool has_date;          /* prompts that print a date print this one */
-    int64_t date;           /* seconds since 1970 */
+    lp_str weights_file;   /* name of the file with the weights, in this one's folder; "": inside */
+    uint64_t weights_size; /* bytes of that file */
+    lp_str weights_seal;   /* 64 hex digits: what lp_container_seal gives of it */
+    bool has_date;         /* prompts that print a date print this one */
+    int64_t date;          /* seconds since 1970 */
 } lp_manifest;
 /* Parsed when the container is opened; NULL when the archive has none. */
 const lp_manifest *lp_container_manifest(const lp_container *container);
+
+/* The 64 hex digits of the end record's comment: a hash that covers every byte of the file, since
+ * it covers the manifest with the hashes of the rest. "" in an archive without. Not compared with
+ * the bytes before lp_container_verify. */
+lp_str lp_container_seal(const lp_container *container);
 
 /* Checks an entry's CRC-32 (inflating it first when it is deflated). LP_ERR_FORMAT: damaged. */
 lp_code lp_container_check(const lp_entry *entry, lp_error *err) LP_MUST_USE;

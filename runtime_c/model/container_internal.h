@@ -27,4 +27,7 @@ struct lp_container {
 /* Parses manifest.json when there is one, and checks what it says of the model entry. */
 lp_code lp_manifest_read(lp_container *container, lp_error *err) LP_MUST_USE;
 
+/* A relative path that is one on every system and leaves no folder. */
+bool lp_container_plain_name(lp_str name);
+
 #endif

@@ -107,6 +107,28 @@ static void read_system_kv(lp_container *c, const lp_json_node *root) {
     }
 }
 
+/* Weights in a file of their own. Its name is used to look beside this file, so it must be one. */
+static lp_code read_weights(const lp_json_node *root, lp_manifest *m, lp_error *err) {
+    m->weights_file = m->weights_seal = (lp_str){"", 0};
+    const lp_json_node *node = lp_json_get(root, "weights");
+    if (!node) return LP_OK;
+    if (lp_json_type_of(node) != LP_JSON_OBJECT) return wrong(err, "weights", "is not an object");
+    LP_TRY(read_text(node, "file", &m->weights_file, err));
+    LP_TRY(read_text(node, "sha256", &m->weights_seal, err));
+    int64_t size;
+    const lp_json_node *bytes = lp_json_get(node, "size");
+    if (!bytes || !lp_json_integer(bytes, &size) || size <= 0 || m->weights_seal.len != 64) {
+        return wrong(err, "weights", "has no size or no hash");
+    }
+    m->weights_size = (uint64_t)size;
+    bool plain = lp_container_plain_name(m->weights_file);
+    if (!plain || memchr(m->weights_file.data, '/', m->weights_file.len)) {
+        return wrong(err, "weights", "does not name a file");
+    }
+    if (m->model_entry.len > 0) return wrong(err, "weights", "stands beside \"model\"");
+    return LP_OK;
+}
+
 static lp_code read_date(const lp_json_node *root, lp_manifest *m, lp_error *err) {
     const lp_json_node *node = lp_json_get(root, "date");
     if (!node) return LP_OK;
@@ -144,6 +166,7 @@ static lp_code read_manifest(lp_container *c, lp_error *err) {
     LP_TRY(read_text(root, "chat_template_sha256", &m->template_sha256, err));
     LP_TRY(read_args(c, root, err));
     LP_TRY(read_license(root, m, err));
+    LP_TRY(read_weights(root, m, err));
     LP_TRY(read_date(root, m, err));
     read_system_kv(c, root);
     return check_model(c, err);
@@ -165,6 +188,12 @@ lp_code lp_manifest_read(lp_container *container, lp_error *err) {
 
 const lp_manifest *lp_container_manifest(const lp_container *container) {
     return container->json ? &container->manifest : NULL;
+}
+
+lp_str lp_container_seal(const lp_container *container) {
+    lp_str head = lp_str_from("llamapack sha256 "), comment = container->comment;
+    if (comment.len != head.len + 64 || !lp_str_starts(comment, head)) return (lp_str){"", 0};
+    return lp_str_slice(comment, head.len, comment.len);
 }
 
 /* ---- verifying ----------------------------------------------------------------------------- */
@@ -328,10 +357,9 @@ static lp_code verify_entries(verifier *v) {
 
 /* What lies between the data of the listed entries, from the runtime's end to the end record's. */
 static lp_code verify_rest(verifier *v) {
-    static const char prefix[] = "llamapack sha256 ";
     const lp_container *c = v->c;
-    lp_str head = {prefix, sizeof prefix - 1};
-    if (c->comment.len != head.len + 64 || !lp_str_starts(c->comment, head)) {
+    lp_str seal = lp_container_seal(c);
+    if (seal.len == 0) {
         return lp_fail(v->err, LP_ERR_FORMAT, "the archive was rewritten: its seal is missing");
     }
     lp_sha256_state hash;
@@ -345,7 +373,7 @@ static lp_code verify_rest(verifier *v) {
         at = begin + entry->stored_bytes;
     }
     feed(v, &hash, at, c->fixed_end);
-    if (same_digest(&hash, lp_str_slice(c->comment, head.len, c->comment.len))) return LP_OK;
+    if (same_digest(&hash, seal)) return LP_OK;
     return lp_fail(v->err, LP_ERR_FORMAT, "the archive's headers or its manifest were changed");
 }
 

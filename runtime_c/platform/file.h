@@ -28,6 +28,14 @@ void lp_map_guard_install(void);
 lp_code lp_file_read(lp_buf *out, const char *path, size_t limit, lp_error *err) LP_MUST_USE;
 /* Path of the running executable. */
 lp_code lp_own_path(lp_buf *out, lp_error *err) LP_MUST_USE;
+/* The path of the file called `name` in the folder of another; of that one's target if it is a link
+ * and `real` is true. LP_ERR_IO: the link leads nowhere. */
+lp_code lp_path_beside(lp_buf *out, const char *path, lp_str name, bool real,
+                       lp_error *err) LP_MUST_USE;
+/* Whether there is something under this path that lp_map_open might open. */
+bool lp_file_exists(const char *path);
+/* The last part of a path; borrowed. */
+const char *lp_path_name(const char *path);
 /* Writes a small file atomically with mode 0600 (history, state). */
 lp_code lp_file_write_private(const char *path, lp_str data, lp_error *err) LP_MUST_USE;
 

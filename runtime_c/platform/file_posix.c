@@ -254,6 +254,28 @@ lp_code lp_file_write_private(const char *path, lp_str data, lp_error *err) {
     return code;
 }
 
+/* ---- paths --------------------------------------------------------------------------------- */
+
+const char *lp_path_name(const char *path) {
+    const char *slash = strrchr(path, '/');
+    return slash ? slash + 1 : path;
+}
+
+lp_code lp_path_beside(lp_buf *out, const char *path, lp_str name, bool real, lp_error *err) {
+    char *resolved = real ? realpath(path, NULL) : NULL;
+    if (real && !resolved) return lp_fail(err, LP_ERR_IO, "%s: %s", path, strerror(errno));
+    const char *whole = real ? resolved : path;
+    lp_buf_add(out, whole, (size_t)(lp_path_name(whole) - whole));
+    free(resolved); /* realpath's own memory, not lp_alloc's */
+    lp_buf_add_str(out, name);
+    return lp_buf_check(out, err);
+}
+
+bool lp_file_exists(const char *path) {
+    struct stat info;
+    return stat(path, &info) == 0;
+}
+
 /* ---- our own path -------------------------------------------------------------------------- */
 
 static lp_code own_path_failed(lp_error *err) {

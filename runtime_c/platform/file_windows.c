@@ -167,6 +167,62 @@ lp_code lp_file_write_private(const char *path, lp_str data, lp_error *err) {
     return code;
 }
 
+const char *lp_path_name(const char *path) {
+    const char *name = path;
+    for (const char *c = path; *c; c++) {
+        if (*c == '/' || *c == '\\' || (*c == ':' && c == path + 1)) name = c + 1;
+    }
+    return name;
+}
+
+/* A link's target: Windows names it "\\?\C:\..." or "\\?\UNC\server\...". */
+static lp_code add_final_path(lp_buf *out, const char *path, lp_error *err) {
+    HANDLE file;
+    LP_TRY(open_for_reading(&file, path, err));
+    lp_code code = LP_OK;
+    enum { UNITS = 32768 };
+    wchar_t *wide = lp_alloc(UNITS, sizeof *wide);
+    DWORD len = wide ? GetFinalPathNameByHandleW(file, wide, UNITS, 0) : 0;
+    if (!wide) {
+        code = lp_fail(err, LP_ERR_MEMORY, "%s: no memory", path);
+    } else if (len == 0 || len >= UNITS) {
+        code = lp_wide_fail(err, path, GetLastError());
+    } else {
+        static const wchar_t local[] = L"\\\\?\\", server[] = L"\\\\?\\UNC\\";
+        size_t skip = 0;
+        if (wcsncmp(wide, server, 8) == 0) {
+            skip = 6; /* the C becomes the first of the server's two backslashes */
+            wide[6] = L'\\';
+        } else if (wcsncmp(wide, local, 4) == 0) {
+            skip = 4;
+        }
+        if (!lp_wide_add(out, wide + skip, len - skip)) {
+            code = lp_fail(err, LP_ERR_MEMORY, "%s: no memory", path);
+        }
+    }
+    lp_free(wide);
+    CloseHandle(file);
+    return code;
+}
+
+lp_code lp_path_beside(lp_buf *out, const char *path, lp_str name, bool real, lp_error *err) {
+    if (real) {
+        LP_TRY(add_final_path(out, path, err));
+        out->len = (size_t)(lp_path_name(out->data) - out->data);
+    } else {
+        lp_buf_add(out, path, (size_t)(lp_path_name(path) - path));
+    }
+    lp_buf_add_str(out, name);
+    return lp_buf_check(out, err);
+}
+
+bool lp_file_exists(const char *path) {
+    wchar_t *wide = lp_wide_path(path);
+    bool exists = wide && GetFileAttributesW(wide) != INVALID_FILE_ATTRIBUTES;
+    lp_free(wide);
+    return exists;
+}
+
 lp_code lp_own_path(lp_buf *out, lp_error *err) {
     /* The call cuts the path to the buffer it is given; only a shorter answer is a whole one. */
     for (DWORD units = 512; units <= 65536; units *= 2) {
