@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 import gguf
 import numpy as np
 import pytest
-from llamapack import atomic, payload, plan
+from llamapack import atomic, build, default_args, payload, plan
 from llamapack.errors import LlamapackError
 from llamapack.targets import TARGETS
 
@@ -222,7 +222,7 @@ def test_lists(run_cli: Cli, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["", "build", "targets", "inspect", "extract", "verify", "models"]
+    "command", ["", "build", "repack", "targets", "inspect", "extract", "verify", "models"]
 )
 def test_help_everywhere(command: str, run_cli: Cli, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_cli(*command.split(), "--help") == 0
@@ -267,7 +267,7 @@ def test_tables_are_read_from_the_runtime(native: Native) -> None:
     lib = ffi.dlopen(str(native.path), ffi.RTLD_LAZY)
     families = [ffi.string(lib.lp_arch_at(i)[0]).decode() for i in range(lib.lp_arch_count())]
     assert plan.runtime_architectures() == families
-    options = plan.runtime_options()
+    options = default_args.runtime_options()
     assert [(row.kind, row.low, row.high) for row in options["--temp"]] == [("REAL", 0, 100)]
     assert [row.kind for row in options["--raw"]] == ["FLAG"]
     assert [row.accepts("-1") for row in options["-c"]] == [False]
@@ -312,6 +312,11 @@ REFUSED: list[tuple[list[str], int, str]] = [
     (["build", "MODEL", "-o", "OUT", "--arg", "--temp hot"], 2, "takes a number from 0 to 100"),
     (["build", "MODEL", "-o", "OUT", "--arg", "-c 2.5"], 2, "takes a whole number from 0"),
     (["build", "MODEL", "-o", "OUT", "--arg", "--top-p 2"], 2, "takes a number from 0 to 1"),
+    (["build", "MODEL", "-o", "OUT", "--arg", "--act int4"], 2, "--act is one of int8, f32"),
+    (["build", "MODEL", "-o", "OUT", "--max-size", "3.9"], 2, "no size; write it as 3.9GiB"),
+    (["build", "MODEL", "-o", "OUT", "--max-size", "1GB", "--quant", "Q4_0"], 2, "not both"),
+    (["build", "MODEL", "-o", "OUT", "--max-size", "1MB"], 1, "does not fit into 976"),
+    (["repack", "MODEL", "-o", "OUT"], 1, "not packed by llamapack"),
     (["build", "MODEL", "-o", "OUT", "--name", "a\nb"], 2, "holds a control character"),
     (["build", "MODEL", "-o", "OUT", "--name", "a" * 201], 2, "at most 200"),
     (["build", "MODEL", "-o", "OUT", "--license-file", "MISSING"], 1, "no such file"),
@@ -409,17 +414,6 @@ def test_unreadable_and_unwritable(
     assert run_cli("build", str(model), "-o", str(target)) == 1
     assert capsys.readouterr().err.startswith("error: cannot write ")
     assert not out.exists()
-
-
-def test_windows_files_stay_under_4_gib(
-    out: Path, tmp_path: Path, run_cli: Cli, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Windows does not start a larger one; a sparse file stands in for a large model."""
-    path = write_model(tmp_path / "large.gguf")
-    with path.open("rb+") as file:
-        file.truncate(4 << 30)
-    assert run_cli("build", str(path), "-o", str(out), "--target", "windows-x86_64") == 1
-    assert "Windows does not start" in capsys.readouterr().err
 
 
 # --- licences --------------------------------------------------------------------------------
@@ -587,7 +581,8 @@ def test_a_disk_that_fills_up_leaves_nothing(
 ) -> None:
     """Somebody else takes the space while the model is copied."""
     (small_disk / "ballast").write_bytes(bytes(60 << 20))
-    monkeypatch.setattr(plan, "_check_space", lambda *_: None)
+    monkeypatch.setattr(plan, "check_space", lambda *_: None)
+    monkeypatch.setattr(build, "check_space", lambda *_: None)
     assert run_cli("build", str(large_model), "-o", str(small_disk / "chat")) == 1
     errors = [x for x in capsys.readouterr().err.splitlines() if x.startswith("error")]
     assert errors == [f"error: the disk is full: cannot write {small_disk / 'chat'}"]

@@ -3,16 +3,21 @@
 SPDX-License-Identifier: Apache-2.0
 """
 
-from collections.abc import Iterator
+import dataclasses
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from llamapack import container, licenses, native, system_kv, toolchain
-from llamapack.atomic import atomic_file, scratch_file
+from llamapack.atomic import atomic_file, atomic_files, explained, scratch_file
+from llamapack.container import Facts, Partner
+from llamapack.layout import Job, Layout, choose_quant, lay_out
 from llamapack.payload import open_payload
-from llamapack.plan import Output, Plan, check_room
+from llamapack.plan import Output, Plan
 from llamapack.quantize import Quantized
+from llamapack.sizes import check_files, check_space
 from llamapack.sources import Model, find_model
 from llamapack.system_kv import Prepared
 from llamapack.toolchain import Progress
@@ -31,50 +36,70 @@ class Result:
     runtime_size: int
     model_size: int
     quant: str  # the mix that the weights were quantized to; "" as they came
+    notes: tuple[str, ...]  # what was decided, and what that means for whoever passes it on
     warnings: tuple[str, ...]
     license_texts: tuple[Path, ...]
     prepared: Prepared | None  # the system prompt, evaluated
+    weights: Path | None = None  # the file with the weights, when they are not in `path`
+    weights_size: int = 0  # of that file
 
 
 def build(plan: Plan, progress: Progress | None = None) -> list[Result]:
     """Writes every output of the plan."""
     # All runtimes first: a compiler's error then comes before any file was written.
     runtimes = [toolchain.build_runtime(output.target, progress) for output in plan.outputs]
+    jobs = [_job(plan, *pair) for pair in zip(plan.outputs, runtimes, strict=True)]
+    notes = choose_quant(plan, jobs)
     if plan.quantized:
         native.load_quantizers()
-    with _shipped(plan, progress) as (weights, model):
+    layout = lay_out(plan, jobs, None)
+    _check(layout)
+    with _shipped(plan, layout, progress) as (weights, model):
         prepared, remarks = _prepare(plan, model, progress)
-        results: list[Result] = []
-        for output, runtime in zip(plan.outputs, runtimes, strict=True):
-            results.append(_write(plan, output, runtime, weights, prepared, remarks, progress))
-            if weights is plan.quantized and len(results) == 1 < len(plan.outputs):
-                # Quantized once: the other outputs get the bytes from the first.
-                entry = open_payload(output.path).model
-                assert entry is not None
-                weights = container.Weights(output.path, entry.data, entry.stored)
-    return results
+        layout = lay_out(plan, jobs, prepared)
+        _check(layout)
+        writer = _Writer(plan, layout, weights, prepared, notes, remarks, progress)
+        return writer.write(jobs)
 
 
-def _embeds(plan: Plan) -> bool:
-    return (
-        plan.model is not None
-        and plan.embed_kv
-        and bool(system_kv.system_text(plan.system, plan.args))
+def _job(plan: Plan, output: Output, runtime: bytes) -> Job:
+    """All of an output but the weights and what is evaluated with them."""
+    model = plan.model
+    texts = licenses.collect(
+        model.gguf if model else None, plan.licenses, plan.kept.licenses, output.target
     )
+    facts = Facts(
+        name=plan.name,
+        system=plan.system,
+        args=tuple(plan.args),
+        chat_template_sha256=model.gguf.template_sha256 if model else "",
+        license_name=texts.name,
+        license_files=tuple(part.name for part in texts.parts),
+        notice=texts.notice,
+    )
+    parts = sorted([*texts.parts, *page_parts()], key=lambda part: part.name)
+    return Job(output, runtime, parts, texts, facts)
+
+
+def _check(layout: Layout, *more: tuple[Path, int]) -> None:
+    """Before anything is written, and before the system prompt is evaluated, which takes long."""
+    check_files([*layout.files, *more], layout.splits)
+    check_space([*layout.files, *more])
 
 
 @contextmanager
 def _shipped(
-    plan: Plan, progress: Progress | None
+    plan: Plan, layout: Layout, progress: Progress | None
 ) -> Iterator[tuple[container.Source | None, Model | None]]:
     """The weights that go into the outputs, and the model to evaluate the system prompt with. That
     must be the quantized one, which is therefore written to a file of its own first."""
-    if plan.quantized is None or not _embeds(plan):
+    if plan.quantized is None or not system_kv.wanted(plan):
         yield plan.weights, plan.model
         return
     quant = plan.quantized
-    check_room(quant.size, [*plan.outputs, plan.outputs[0]])
-    with scratch_file(plan.outputs[0].path, _counted(quant, progress)) as path:
+    first = plan.outputs[0].path
+    _check(layout, (first, quant.size))
+    with scratch_file(first, _counted(quant, progress)) as path:
         model = find_model(str(path))
         yield container.Weights(model.path, model.offset, model.size), model
 
@@ -92,9 +117,11 @@ def _prepare(
     plan: Plan, model: Model | None, progress: Progress | None
 ) -> tuple[Prepared | None, tuple[str, ...]]:
     """The system prompt evaluated, if there is one and it is wanted; and what must be said."""
-    if model is None or not _embeds(plan):
+    if model is None or not system_kv.wanted(plan):
         return None, ()
     assert plan.model is not None
+    if (kept := system_kv.kept_prefix(plan)) is not None:
+        return kept, ()
     made = system_kv.prepare(
         model,
         plan.system,
@@ -105,68 +132,123 @@ def _prepare(
     )
     if isinstance(made, str):
         return None, (made,)
-    check_room(model.size + len(made.data), plan.outputs)
     return made, made.warnings
 
 
-def _write(
-    plan: Plan,
-    output: Output,
-    runtime: bytes,
-    weights: container.Source | None,
-    prepared: Prepared | None,
-    remarks: tuple[str, ...],
-    progress: Progress | None,
-) -> Result:
-    model, quant = plan.model, plan.quantized
-    texts = licenses.collect(
-        model.gguf if model else None,
-        plan.licenses,
-        model.embedded if model else {},
-        output.target,
-    )
-    parts = sorted([*texts.parts, *page_parts()], key=lambda part: part.name)
-    facts = container.Facts(
-        name=plan.name,
-        system=plan.system,
-        args=tuple(plan.args),
-        chat_template_sha256=model.gguf.template_sha256 if model else "",
-        license_name=texts.name,
-        license_files=tuple(part.name for part in texts.parts),
-        notice=texts.notice,
-        quantized=quant.record if quant else {},
-        system_kv=prepared.facts if prepared else None,
-        date=prepared.date if prepared else None,
-    )
-    what = f"quantizing to {quant.mix.name}" if quant and weights is quant else ""
+class _Writer:
+    """Writes the outputs that share weights: those whose weights go into a file of their own
+    together with that file, then each of the others."""
 
-    def copied(done: int) -> None:
-        if progress and weights:
-            progress(what or f"writing {output.path.name}", done, weights.size)
+    def __init__(
+        self,
+        plan: Plan,
+        layout: Layout,
+        weights: container.Source | None,
+        prepared: Prepared | None,
+        notes: tuple[str, ...],
+        remarks: tuple[str, ...],
+        progress: Progress | None,
+    ) -> None:
+        self._plan, self._layout, self._weights = plan, layout, weights
+        self._prepared, self._notes, self._remarks = prepared, notes, remarks
+        self._progress = progress
 
-    with atomic_file(output.path, 0o755) as file:
+    def write(self, jobs: list[Job]) -> list[Result]:
+        apart = [job for job in jobs if self._layout.is_split(job)]
+        results = self._write_apart(apart) if apart else {}
+        for job in jobs:
+            if job.output.path not in results:
+                results[job.output.path] = self._write_whole(job)
+        return [results[job.output.path] for job in jobs]
+
+    def _write_whole(self, job: Job) -> Result:
+        path = job.output.path
+        with atomic_file(path, 0o755) as file:
+            self._container(file, job, self._weights, None)
+            size = file.tell()
+        self._share(path)
+        return self._result(job, size)
+
+    def _write_apart(self, jobs: list[Job]) -> dict[Path, Result]:
+        path, weights = self._layout.weights_path, self._weights
+        assert weights is not None
+        wanted = [(path, 0o644), *((job.output.path, 0o755) for job in jobs)]
+        sizes: list[int] = []
+        with atomic_files(wanted) as (file, *others):
+            with explained(path):
+                license_name = jobs[0].texts.name
+                copied = self._copied(path)
+                parts = jobs[0].model_parts
+                partner = container.write_weights(
+                    file, path.name, parts, weights, license_name, copied
+                )
+            for job, other in zip(jobs, others, strict=True):
+                with explained(job.output.path):
+                    self._container(other, job, None, partner)
+                    sizes.append(other.tell())
+        self._share(path)
+        together = self._layout.note(jobs)
+        return {
+            job.output.path: dataclasses.replace(
+                self._result(job, size),
+                weights=path,
+                weights_size=partner.size,
+                notes=(*self._notes, together),
+            )
+            for job, size in zip(jobs, sizes, strict=True)
+        }
+
+    def _share(self, path: Path) -> None:
+        """Quantized once: the other outputs get the bytes from the first file that has them."""
+        if self._weights is None or self._weights is not self._plan.quantized:
+            return
+        entry = open_payload(path).model
+        assert entry is not None
+        self._weights = container.Weights(path, entry.data, entry.stored)
+
+    def _container(
+        self,
+        file: BinaryIO,
+        job: Job,
+        weights: container.Source | None,
+        partner: Partner | None,
+    ) -> None:
         container.write_container(
             file,
-            runtime,
-            output.target,
-            parts,
+            job.runtime,
+            job.output.target,
+            job.parts,
             weights,
-            facts,
-            copied,
-            prepared.sealed if prepared else None,
+            job.facts_with(self._plan, self._prepared, partner),
+            self._copied(job.output.path),
+            self._prepared.sealed if self._prepared else None,
         )
-        size = file.tell()
-    return Result(
-        output.target.name,
-        output.path,
-        size,
-        len(runtime),
-        weights.size if weights else 0,
-        quant.mix.name if quant else "",
-        (*texts.warnings, *(quant.warnings if quant else ()), *remarks),
-        tuple(texts.sources),
-        prepared,
-    )
+
+    def _copied(self, path: Path) -> Callable[[int], None]:
+        weights, quant, progress = self._weights, self._plan.quantized, self._progress
+        quantizes = quant is not None and weights is quant
+        what = f"quantizing to {quant.mix.name}" if quant and quantizes else f"writing {path.name}"
+
+        def show(done: int) -> None:
+            if progress and weights:
+                progress(what, done, weights.size)
+
+        return show
+
+    def _result(self, job: Job, size: int) -> Result:
+        quant = self._plan.quantized
+        return Result(
+            job.output.target.name,
+            job.output.path,
+            size,
+            len(job.runtime),
+            self._weights.size if self._weights else 0,
+            quant.mix.name if quant else "",
+            self._notes,
+            (*job.texts.warnings, *(quant.warnings if quant else ()), *self._remarks),
+            tuple(job.texts.sources),
+            self._prepared,
+        )
 
 
 def page_parts() -> list[container.Part]:

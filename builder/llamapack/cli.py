@@ -17,6 +17,7 @@ from llamapack import console
 from llamapack.errors import LlamapackError, UsageError
 
 if TYPE_CHECKING:
+    from llamapack.build import Result
     from llamapack.system_kv import Prepared
 
 app = typer.Typer(
@@ -77,7 +78,9 @@ def build(
             "Default: this machine.",
         ),
     ] = None,
-    name: Annotated[str, typer.Option(metavar="TEXT", help="What the program calls itself.")] = "",
+    name: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="What the program calls itself.")
+    ] = None,
     system: Annotated[
         str | None,
         typer.Option(
@@ -87,12 +90,13 @@ def build(
         ),
     ] = None,
     embed_kv: Annotated[
-        bool,
+        bool | None,
         typer.Option(
             "--embed-kv/--no-embed-kv",
-            help="Evaluate the system prompt now, and embed what the cache then holds.",
+            help="Evaluate the system prompt now, and embed what the cache then holds. "
+            "Default: yes, unless MODEL is a packed executable without that.",
         ),
-    ] = True,
+    ] = None,
     live_date: Annotated[
         bool,
         typer.Option(
@@ -105,7 +109,8 @@ def build(
         list[str] | None,
         typer.Option(
             metavar='"FLAG VALUE"',
-            help='A default option of the program, such as "--temp 0.7"; may be repeated.',
+            help='A default option of the program, such as "--temp 0.7"; may be repeated. Those of '
+            'a packed MODEL stay, but for options given here; "" drops them all.',
         ),
     ] = None,
     license_file: Annotated[
@@ -120,6 +125,22 @@ def build(
             "BF16 or F32 model.",
         ),
     ] = "",
+    max_size: Annotated[
+        str,
+        typer.Option(
+            metavar="SIZE",
+            help="Quantize as little as makes every file fit into SIZE (3.9GiB, 700MB); not at all "
+            "if it fits as it is.",
+        ),
+    ] = "",
+    split: Annotated[
+        bool,
+        typer.Option(
+            "--split",
+            help="Write the weights to a file of their own, OUT.weights, which the program needs "
+            "beside it. Without this option done where the system starts no file so large.",
+        ),
+    ] = False,
     no_model: Annotated[
         bool, typer.Option("--no-model", help="Pack no weights: the program needs -m FILE.")
     ] = False,
@@ -140,10 +161,58 @@ def build(
         live_date=live_date,
         license_file=license_file,
         quant=quant,
+        max_size=max_size,
+        split=split,
         no_model=no_model,
     )
     with console.progress() as progress:
         results = run(plan, progress)
+    _show_results(results, as_json=as_json)
+
+
+@app.command()
+def repack(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="An executable made by llamapack.")],
+    out: Annotated[
+        Path, typer.Option("-o", "--output", metavar="OUT", help="The executable to write.")
+    ],
+    target: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="System to pack it for (see `llamapack targets`); may be repeated. "
+            "Default: that of FILE.",
+        ),
+    ] = None,
+    arg: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar='"FLAG VALUE"',
+            help='A default option instead of the one that FILE has; "" drops all of its options.',
+        ),
+    ] = None,
+    split: Annotated[
+        bool,
+        typer.Option("--split", help="Write the weights to a file of their own, OUT.weights."),
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Pack what is in FILE again, with this llamapack's runtime, for the same or another system.
+
+    Everything that its builder decided stays: name, system prompt with what was evaluated of it,
+    options, licences. `llamapack build FILE` does the same with other options."""
+    from llamapack.build import build as run
+    from llamapack.plan import repack_plan
+
+    plan = repack_plan(file, out, target or (), args=arg or (), split=split)
+    with console.progress() as progress:
+        results = run(plan, progress)
+    _show_results(results, as_json=as_json)
+
+
+def _show_results(results: "list[Result]", *, as_json: bool) -> None:
+    for note in dict.fromkeys(n for made in results for n in made.notes):
+        console.note(note)
     for warning in dict.fromkeys(w for made in results for w in made.warnings):
         console.note(f"warning: {warning}")
     for text in dict.fromkeys(t for made in results for t in made.license_texts):
@@ -152,17 +221,22 @@ def build(
         rows = [
             {"target": r.target, "path": str(r.path), "size": r.size, "model_size": r.model_size,
              "runtime_size": r.runtime_size, "quant": r.quant, "warnings": list(r.warnings),
-             "system_kv": _kv_row(r.prepared)}
+             "system_kv": _kv_row(r.prepared), "notes": list(r.notes),
+             "weights": {"path": str(r.weights), "size": r.weights_size} if r.weights else None}
             for r in results
         ]  # fmt: skip
         console.print_json({"outputs": rows})
     else:
         for r in results:
             kv_size = len(r.prepared.data) if r.prepared else 0
-            extra = console.size_text(r.size - r.model_size - kv_size)
+            inside = 0 if r.weights else r.model_size
+            extra = console.size_text(r.size - inside - kv_size)
             if r.prepared:
                 extra += f" + {console.size_text(kv_size)} of {r.prepared.tokens} prepared tokens"
-            console.result(f"{r.path}  {r.target}  {console.size_text(r.size)} (model + {extra})")
+            what = extra if r.weights else f"model + {extra}"
+            console.result(f"{r.path}  {r.target}  {console.size_text(r.size)} ({what})")
+        for path, size in {r.weights: r.weights_size for r in results if r.weights}.items():
+            console.result(f"{path}  {console.size_text(size)} (model)")
 
 
 def _kv_row(prepared: "Prepared | None") -> dict[str, Any] | None:
@@ -229,18 +303,25 @@ def extract(
 
 
 @app.command()
-def verify(file: Packed) -> None:
-    """Check every byte of FILE against the hashes it carries."""
+def verify(file: Packed, as_json: Json = False) -> None:
+    """Check every byte of FILE, and of the file with its weights, against the hashes they carry."""
     from llamapack import payload
 
     opened = payload.open_payload(file)
     with console.progress() as progress:
         show = (lambda done, total: progress("verifying", done, total)) if progress else None
         size = payload.verify(opened, show)
-    console.result(f"{file}: ok, {size:,} bytes verified")
-    if opened.file_size > size:
-        console.note(f"{opened.file_size - size:,} bytes behind the archive (a signature?) are not "
-                     "covered")  # fmt: skip
+    files = [one for one in (opened, opened.partner) if one]
+    if as_json:
+        rows = [{"path": str(one.path), "verified": one.covered} for one in files]
+        console.print_json({"files": rows})
+    else:
+        names = " and ".join(str(one.path) for one in files)
+        console.result(f"{names}: ok, {size:,} bytes verified")
+    for one in files:
+        if behind := one.file_size - one.covered:
+            console.note(f"{one.path}: {behind:,} bytes behind the archive (a signature?) are not "
+                         "covered")  # fmt: skip
 
 
 @app.command()

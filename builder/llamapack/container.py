@@ -34,6 +34,12 @@ manifest.json, format 1. Unknown keys are to be ignored; another major `format` 
      "license": {"name": "apache-2.0",  general.license of the model; ""
                  "files": ["licenses/model/LICENSE"],      entries with texts, sorted
                  "notice": ""},         a line that must be shown, such as "Built with Llama"
+     "weights": {                       only when the weights are in a file of their own:
+       "file": "chat.weights",          its name, in the same folder
+       "size": 5368840192,              bytes of that file
+       "sha256": "hex",                 what its end record's comment says: it covers every byte
+       "model": {"size": 5368709120,    of the weights in it; "sha256" is the root over the chunks
+                 "sha256": "hex"}},
      "quantized": {"type": "Q4_K_M",    only when the builder quantized the weights
                    "from": {"F16": 2471645696}},   bytes by type before
      "runtime": {"size": 1234567,       bytes before the first entry
@@ -55,11 +61,19 @@ the 22 fixed bytes of the end record, in file order, leaving out the data of the
 the manifest (so local headers, padding, the manifest itself, the directory and the fixed part of
 the end record are in it). What follows the comment (an Authenticode signature) is not ours.
 
+Weights in a file of their own ("chat.weights" beside "chat.exe") are the same archive without a
+runtime: model.gguf, the model's licence texts, and a manifest with "format", "model", "license",
+"runtime" (of 0 bytes) and "entries". Nothing in it depends on the executable or on the version of
+llamapack, so an executable built anew fits the weights that are there. What was evaluated with
+them (system.kv) is in the executable.
+
 SPDX-License-Identifier: Apache-2.0
 """
 
 import contextlib
+import functools
 import hashlib
+import io
 import json
 import os
 import zlib
@@ -84,13 +98,18 @@ __all__ = [
     "SYSTEM_KV",
     "Facts",
     "Part",
+    "Partner",
     "Source",
     "Weights",
     "changed",
+    "container_size",
     "file_pieces",
     "hash_without",
     "unchanged",
+    "weights_name",
+    "weights_size",
     "write_container",
+    "write_weights",
 ]
 
 FORMAT = 1
@@ -99,9 +118,11 @@ CHUNK = 64 << 20
 MANIFEST = "manifest.json"
 MODEL = "model.gguf"
 SYSTEM_KV = "system.kv"
+WEIGHTS_SUFFIX = ".weights"
 COMMENT_PREFIX = b"llamapack sha256 "
 
 _PIECE = 1 << 20
+_ZEROS = bytes(_PIECE)
 _PAGE = 4096
 
 
@@ -131,6 +152,7 @@ class Weights:
     path: Path
     offset: int
     size: int
+    sha256: str = ""  # the root over their chunks, if it is known: copying then compares
 
     def pieces(self) -> Iterator[bytes]:
         """The bytes; an error when the file changes while it is read."""
@@ -138,6 +160,25 @@ class Weights:
             yield from _pieces_of(self)
         except OSError as error:
             raise LlamapackError(f"cannot read {self.path}: {error.strerror}") from None
+
+    def check(self, chunks: Sequence[bytes]) -> None:
+        """An error when the digests of what was read are not those that it had before."""
+        if self.sha256 and self.sha256 != hashlib.sha256(b"".join(chunks)).hexdigest():
+            raise LlamapackError(
+                f"{self.path}: damaged: its weights differ from their hash (llamapack verify says "
+                "where)"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Partner:
+    """The file with the weights that an executable without its own needs beside it."""
+
+    file: str
+    size: int
+    sha256: str  # its end record's comment
+    model_size: int
+    model_sha256: str  # the root over the chunks
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +195,7 @@ class Facts:
     quantized: dict[str, Any] = field(default_factory=dict)
     system_kv: Mapping[str, Any] | None = None  # the row about it, less "entry"
     date: int | None = None
+    partner: Partner | None = None
 
 
 Bound = Callable[[bytes, int], bytes]
@@ -171,15 +213,94 @@ def write_container(
     system_kv: Bound | None = None,
 ) -> None:
     """Writes runtime and payload from the file's beginning. progress: bytes of weights written."""
-    writer = _Writer(out, runtime)
+    _fill(_Writer(out, runtime), runtime, target, parts, weights, facts, progress, system_kv)
+
+
+def container_size(
+    runtime: bytes,
+    target: Target,
+    parts: Sequence[Part],
+    weights: Source | None,
+    facts: Facts,
+    system_kv: Bound | None = None,
+) -> int:
+    """How many bytes write_container writes, to the byte; the weights are not read."""
+    writer = _Measure(runtime)
+    _fill(writer, runtime, target, parts, weights, facts, None, system_kv)
+    return writer.size
+
+
+def write_weights(
+    out: BinaryIO,
+    name: str,
+    parts: Sequence[Part],
+    weights: Source,
+    license_name: str = "",
+    progress: Callable[[int], None] | None = None,
+) -> Partner:
+    """Writes weights as a file of their own, to be called `name`, with the model's licence texts;
+    what executables have to know of it."""
+    return _fill_weights(_Writer(out, b""), name, parts, weights, license_name, progress)
+
+
+def weights_size(parts: Sequence[Part], weights: Source, license_name: str = "") -> Partner:
+    """What write_weights writes, to the byte, with zeros for hashes; the weights are not read."""
+    return _fill_weights(_Measure(b""), "", parts, weights, license_name, None)
+
+
+def weights_name(executable: str) -> str:
+    """What the file with an executable's weights is called."""
+    stem = executable[:-4] if executable.lower().endswith(".exe") else executable
+    return f"{stem}{WEIGHTS_SUFFIX}"
+
+
+def _fill(
+    writer: "_Writer",
+    runtime: bytes,
+    target: Target,
+    parts: Sequence[Part],
+    weights: Source | None,
+    facts: Facts,
+    progress: Callable[[int], None] | None,
+    system_kv: Bound | None,
+) -> None:
     for part in parts:
         writer.add(part)
+    root, size = "", 0
     if weights is not None:
         writer.add_weights(weights, progress)
-        if system_kv is not None:
-            root = bytes.fromhex(writer.rows[-1]["sha256"])
-            writer.add(Part(SYSTEM_KV, system_kv(root, weights.size)), _PAGE)
+        root, size = writer.rows[-1]["sha256"], weights.size
+    elif facts.partner is not None:
+        root, size = facts.partner.model_sha256, facts.partner.model_size
+    if system_kv is not None and root:
+        writer.add(Part(SYSTEM_KV, system_kv(bytes.fromhex(root), size)), _PAGE)
     writer.finish(_manifest(runtime, target, weights, facts, writer.rows))
+
+
+def _fill_weights(
+    writer: "_Writer",
+    name: str,
+    parts: Sequence[Part],
+    weights: Source,
+    license_name: str,
+    progress: Callable[[int], None] | None,
+) -> Partner:
+    writer.add_weights(weights, progress)
+    for part in parts:
+        writer.add(part)
+    manifest = {
+        "format": FORMAT,
+        "model": MODEL,
+        "license": {
+            "name": license_name,
+            "files": sorted(part.name for part in parts),
+            "notice": "",
+        },
+        "runtime": {"size": 0, "sha256": hash_without(b"", []), "skip": []},
+        "entries": writer.rows,
+    }
+    seal = writer.finish(_json(manifest))
+    return Partner(name, writer.size, seal, weights.size, writer.rows[0]["sha256"])
 
 
 class _Writer:
@@ -191,13 +312,13 @@ class _Writer:
         self._entries: list[Entry] = []
         self._rest = hashlib.sha256()  # of all that the manifest does not cover
         self.rows: list[dict[str, Any]] = []
+        self.size = 0  # of the whole, once finished
         out.write(runtime)
 
     def add(self, part: Part, align: int = 1) -> None:
         data, method = part.data, STORED
         if part.deflate:
-            packer = zlib.compressobj(9, zlib.DEFLATED, -15)
-            packed = packer.compress(data) + packer.flush()
+            packed = _deflated(data)
             if len(packed) < len(data):
                 data, method = packed, DEFLATED
         self._add(part.name, data, method, len(part.data), zlib.crc32(part.data), align)
@@ -218,11 +339,32 @@ class _Writer:
         entry = Entry(MODEL, STORED, 0, weights.size, weights.size, header=self._at)
         begin = self._at
         self._out.write(local_header(entry, ALIGNMENT))
+        chunks = self._copy(weights, entry, progress)
+        # The header again, now that the checksum is known.
+        entry.header = begin
+        header = local_header(entry, ALIGNMENT)
+        self._out.seek(begin)
+        self._out.write(header)
+        self._rest.update(header)
+        self._at = entry.data + weights.size
+        self._out.seek(self._at)
+        self._entries.append(entry)
+        row = _row(entry, hashlib.sha256(b"".join(chunks)).hexdigest())
+        self.rows.append(row | {"chunk_size": CHUNK, "chunks": [c.hex() for c in chunks]})
+
+    def _copy(
+        self, weights: Source, entry: Entry, progress: Callable[[int], None] | None
+    ) -> list[bytes]:
+        """Writes the weights and sets the entry's checksum; the digest of each chunk."""
         chunks: list[bytes] = []
         chunk, in_chunk, done = hashlib.sha256(), 0, 0
         for piece in weights.pieces():
             entry.crc32 = zlib.crc32(piece, entry.crc32)
-            self._out.write(piece)
+            if piece == _ZEROS:
+                # A hole stays one; what is written behind the weights sets the file's end.
+                self._out.seek(len(piece), os.SEEK_CUR)
+            else:
+                self._out.write(piece)
             done += len(piece)
             while in_chunk + len(piece) >= CHUNK:
                 chunk.update(piece[: CHUNK - in_chunk])
@@ -236,26 +378,47 @@ class _Writer:
         if in_chunk:
             chunks.append(chunk.digest())
         assert done == weights.size
-        # The header again, now that the checksum is known.
-        entry.header = begin
-        header = local_header(entry, ALIGNMENT)
-        self._out.seek(begin)
-        self._out.write(header)
-        self._rest.update(header)
-        self._at = entry.data + weights.size
-        self._out.seek(self._at)
-        self._entries.append(entry)
-        row = _row(entry, hashlib.sha256(b"".join(chunks)).hexdigest())
-        self.rows.append(row | {"chunk_size": CHUNK, "chunks": [c.hex() for c in chunks]})
+        if isinstance(weights, Weights):
+            weights.check(chunks)
+        return chunks
 
-    def finish(self, manifest: bytes) -> None:
+    def finish(self, manifest: bytes) -> str:
+        """Writes what comes last; the digest in the end record's comment."""
         self._add(MANIFEST, manifest, STORED, len(manifest), zlib.crc32(manifest))
         self._rest.update(manifest)
         blank = bytes(len(COMMENT_PREFIX) + 64)
         records = directory(self._entries, self._at, blank)
         fixed = records[: -len(blank)]
         self._rest.update(fixed)
-        self._out.write(fixed + COMMENT_PREFIX + self._rest.hexdigest().encode())
+        seal = self._rest.hexdigest()
+        self._out.write(fixed + COMMENT_PREFIX + seal.encode())
+        self.size = self._at + len(records)
+        return seal
+
+
+class _Measure(_Writer):
+    """Goes through the same steps and writes nothing; the weights are not read."""
+
+    def __init__(self, runtime: bytes) -> None:
+        super().__init__(_Nowhere(), runtime)
+
+    def _copy(
+        self, weights: Source, entry: Entry, progress: Callable[[int], None] | None
+    ) -> list[bytes]:
+        del entry, progress
+        return [bytes(32)] * -(-weights.size // CHUNK)
+
+
+class _Nowhere(io.BytesIO):
+    def write(self, data: Any) -> int:
+        return len(data)
+
+
+@functools.lru_cache(maxsize=64)
+def _deflated(data: bytes) -> bytes:
+    """The page is measured, and written once per target."""
+    packer = zlib.compressobj(9, zlib.DEFLATED, -15)
+    return packer.compress(data) + packer.flush()
 
 
 def _row(entry: Entry, digest: str) -> dict[str, Any]:
@@ -322,12 +485,24 @@ def _manifest(
         },
         "entries": rows,
     }
+    if facts.partner:
+        partner = facts.partner
+        manifest["weights"] = {
+            "file": partner.file,
+            "size": partner.size,
+            "sha256": partner.sha256,
+            "model": {"size": partner.model_size, "sha256": partner.model_sha256},
+        }
     if facts.quantized:
         manifest["quantized"] = facts.quantized
-    if facts.system_kv is not None and weights:
+    if facts.system_kv is not None and (weights or facts.partner):
         manifest["system_kv"] = {"entry": SYSTEM_KV, **facts.system_kv}
     if facts.date is not None:
         manifest["date"] = facts.date
+    return _json(manifest)
+
+
+def _json(manifest: dict[str, Any]) -> bytes:
     text = json.dumps(manifest, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return text.encode()
 

@@ -11,7 +11,6 @@ from typing import Any
 from llamapack import payload
 from llamapack.console import size_text
 from llamapack.errors import LlamapackError
-from llamapack.formats import detect
 from llamapack.gguf import Gguf, read_gguf
 from llamapack.sources import read_head
 from llamapack.toolchain import Progress
@@ -22,7 +21,7 @@ __all__ = ["describe", "extract_files", "lines"]
 
 def describe(path: Path) -> dict[str, Any]:
     """Facts about a packed executable or a GGUF, ready for JSON."""
-    if not detect(read_head(path)):
+    if not payload.is_packed(read_head(path)):
         return {"file": str(path), "size": path.stat().st_size, "model": _model(read_gguf(path))}
     opened = payload.open_payload(path)
     manifest = opened.manifest
@@ -36,10 +35,24 @@ def describe(path: Path) -> dict[str, Any]:
         {"name": e.name, "size": e.size, "stored": e.stored, "offset": e.data}
         for e in opened.entries.values()
     ]
-    entry = opened.model
+    if opened.weights is not None:
+        facts["weights"] = _weights(opened)
+        if opened.partner is None:
+            return facts
+    entry = opened.holder.model
     if entry is not None and entry.size == entry.stored:
-        facts["model"] = _model(read_gguf(path, entry.data, entry.stored))
+        facts["model"] = _model(read_gguf(opened.holder.path, entry.data, entry.stored))
     return facts
+
+
+def _weights(opened: payload.Payload) -> dict[str, Any]:
+    row, partner = opened.weights or {}, opened.partner
+    return {
+        "file": payload.text(row, "file"),
+        "size": payload.number(row, "size"),
+        "path": str(partner.path) if partner else None,
+        "problem": opened.partner_problem,
+    }
 
 
 def _system_kv(opened: payload.Payload) -> dict[str, Any] | None:
@@ -98,6 +111,9 @@ def lines(facts: dict[str, Any]) -> Iterator[str]:
     if isinstance(facts.get("runtime"), dict):
         runtime = facts["runtime"]
         yield _line("runtime", f"{runtime.get('size')} bytes, sha256 {runtime.get('sha256')}")
+    if weights := facts.get("weights"):
+        where = weights["problem"] or f"found as {weights['path']}"
+        yield _line("weights in", f"{weights['file']}, {size_text(weights['size'])}; {where}")
     yield from _model_lines(facts.get("model"))
     for entry in facts.get("entries", []):
         yield f"  {entry['size']:>13,}  {entry['name']}"
@@ -127,26 +143,29 @@ def extract_files(
 ) -> list[Path]:
     """Writes the model (or every entry) under folder; existing files are not replaced."""
     opened = payload.open_payload(path)
-    entries = list(opened.entries.values()) if everything else _only_model(opened)
-    for entry in entries:
+    entries = [(opened, entry) for entry in opened.entries.values()] if everything else []
+    if not everything or opened.weights is not None:
+        entries.append(_only_model(opened))
+    for _, entry in entries:
         if (folder / entry.name).exists():
             raise LlamapackError(f"{folder / entry.name} is there already; name another -d DIR")
     made = []
-    for entry in entries:
+    for source, entry in entries:
         out = folder / entry.name
         try:
             out.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise LlamapackError(f"cannot make {out.parent}: {error.strerror}") from None
-        payload.extract(opened, entry, out, _shower(progress, entry))
+        payload.extract(source, entry, out, _shower(progress, entry))
         made.append(out)
     return made
 
 
-def _only_model(opened: payload.Payload) -> list[Entry]:
-    if opened.model is None:
+def _only_model(opened: payload.Payload) -> tuple[payload.Payload, Entry]:
+    holder = opened.holder
+    if holder.model is None:
         raise LlamapackError(f"{opened.path}: this executable holds no weights")
-    return [opened.model]
+    return holder, holder.model
 
 
 def _shower(progress: Progress | None, entry: Entry) -> payload.Progress | None:

@@ -1,5 +1,8 @@
 """Reads what container.py wrote: opens, verifies, extracts.
 
+The weights may lie in a file of their own (the partner), which is looked for beside the executable
+by the name recorded and by the executable's own, as the runtime does (runtime_c/cli/partner.h).
+
 The file may come from anyone. Offsets and sizes are checked before use; deflated entries are
 inflated no further than their stated size; names were checked to be plain relative paths.
 
@@ -15,16 +18,26 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from llamapack.atomic import atomic_file
-from llamapack.container import COMMENT_PREFIX, FORMAT, MANIFEST
+from llamapack.container import COMMENT_PREFIX, FORMAT, MANIFEST, weights_name
 from llamapack.errors import LlamapackError
-from llamapack.ziprecords import DEFLATED, BadZip, End, Entry, find_end, parse_directory
+from llamapack.formats import detect
+from llamapack.ziprecords import (
+    DEFLATED,
+    BadZip,
+    End,
+    Entry,
+    check_name,
+    find_end,
+    parse_directory,
+)
 
-__all__ = ["Payload", "extract", "open_payload", "read_entry", "verify"]
+__all__ = ["Payload", "extract", "is_packed", "open_payload", "read_entry", "verify"]
 
 _PIECE = 1 << 20
 _MAX_MANIFEST = 64 << 20
 _MAX_TEXT = 4 << 20
 _KV_HEAD = 112
+_FAT_LIMIT = 0xFFFFFFFF
 
 Progress = Callable[[int, int], None]
 """Called with bytes done and bytes in all."""
@@ -39,10 +52,47 @@ class Payload:
     end: End
     entries: dict[str, Entry]
     manifest: dict[str, Any]
+    partner: "Payload | None" = None  # the file with the weights, if they are not in this one
+    partner_problem: str = ""  # why there is none although the manifest names one
 
     @property
     def model(self) -> Entry | None:
+        """The weights in this very file; see `holder`."""
         return self.entries.get(text(self.manifest, "model"))
+
+    @property
+    def weights(self) -> dict[str, Any] | None:
+        """The manifest's row about the file with the weights."""
+        row = self.manifest.get("weights")
+        return row if isinstance(row, dict) else None
+
+    @property
+    def holder(self) -> "Payload":
+        """What holds the weights: this file, or its partner, which must be there."""
+        if self.weights is None:
+            return self
+        if self.partner is None:
+            raise LlamapackError(self.partner_problem)
+        return self.partner
+
+    @property
+    def root(self) -> str:
+        """The SHA-256 of the weights in this file (the root over their chunks); "" if unknown."""
+        name = text(self.manifest, "model")
+        return text(self.entry_row(name), "sha256") if name else ""
+
+    def entry_row(self, name: str) -> dict[str, Any]:
+        """The manifest's row about an entry; empty when there is none."""
+        rows = self.manifest.get("entries")
+        for row in rows if isinstance(rows, list) else []:
+            if isinstance(row, dict) and text(row, "name") == name:
+                return row
+        return {}
+
+    @property
+    def covered(self) -> int:
+        """Bytes that are ours: to the end of the archive."""
+        return self.end.fixed_end + len(self.end.comment)
 
     @property
     def system_kv(self) -> dict[str, Any] | None:
@@ -51,11 +101,20 @@ class Payload:
         return row if isinstance(row, dict) and text(row, "entry") in self.entries else None
 
 
+def is_packed(head: bytes) -> bool:
+    """Whether a file that begins so is an executable or a file of weights made for one."""
+    return bool(detect(head)) or head.startswith(b"PK\3\4")
+
+
 def open_payload(path: Path) -> Payload:
-    """Finds the archive at the end of an executable and reads its directory and manifest."""
+    """Finds the archive at the end of an executable and reads its directory and manifest; the same
+    for the file with its weights, if they are not inside."""
     try:
         with path.open("rb") as file:
-            return _open(path, file)
+            payload = _open(path, file)
+        if payload.weights is not None:
+            _find_partner(payload, payload.weights)
+        return payload
     except OSError as error:
         raise LlamapackError(f"cannot read {path}: {error.strerror}") from None
     except BadZip as bad:
@@ -71,6 +130,11 @@ def _open(path: Path, file: BinaryIO) -> Payload:
 
     end = find_end(read, size)
     if end is None:
+        if size == _FAT_LIMIT:
+            raise LlamapackError(
+                f"{path}: cut off at 4 GiB - 1, which is all that a FAT32 file system holds; copy "
+                "the whole file to another one (exFAT, NTFS), or build with --split or --max-size"
+            )
         raise LlamapackError(
             f"{path}: no archive at the end of this file (not packed by llamapack, cut off, "
             "or stripped: strip, objcopy and UPX remove it)"
@@ -99,8 +163,77 @@ def _parse_manifest(path: Path, raw: bytes) -> dict[str, Any]:
     return manifest
 
 
+def _find_partner(payload: Payload, row: dict[str, Any]) -> None:
+    """Sets payload.partner, or says in payload.partner_problem why there is none."""
+    recorded, path = text(row, "file"), payload.path
+    try:
+        check_name(recorded)
+    except BadZip:
+        recorded = ""
+    if not recorded or "/" in recorded:
+        raise LlamapackError(f"{path}: {MANIFEST} is damaged: no name of a file with the weights")
+    real = path.resolve()
+    places = (
+        folder / name
+        for folder in (real.parent, path.absolute().parent)
+        for name in (weights_name(real.name), recorded)
+    )
+    strangers = []
+    for place in dict.fromkeys(places):
+        if not place.exists():
+            continue
+        try:
+            payload.partner = _partner_at(payload, row, place)
+            return
+        except LlamapackError as error:
+            strangers.append(str(error))
+    payload.partner_problem = (
+        strangers[0]
+        if strangers
+        else f"{path} needs {recorded} beside it, which is missing: the two belong together, copy "
+        "both into one folder"
+    )
+
+
+def _partner_at(payload: Payload, row: dict[str, Any], place: Path) -> Payload:
+    """The partner, if that is what lies there: by size, and by a hash that covers all its bytes."""
+    size, there = number(row, "size"), place.stat().st_size
+    if there < size:
+        raise LlamapackError(f"{place}: cut off: {there:,} of {size:,} bytes; copy it again")
+    stranger = f"{place} does not belong to {payload.path}: it is the file of another build"
+    if there > size:
+        raise LlamapackError(stranger)
+    partner = open_payload(place)
+    if partner.end.comment != COMMENT_PREFIX + text(row, "sha256").encode():
+        raise LlamapackError(stranger)
+    if partner.model is None or partner.weights is not None:
+        raise LlamapackError(f"{place}: holds no weights")
+    return partner
+
+
 def verify(payload: Payload, progress: Progress | None = None) -> int:
-    """Compares every byte with the manifest and the end record; returns how many were checked."""
+    """Compares every byte with the manifest and the end record, in the partner as well; returns how
+    many were checked. The error names each file that is missing or damaged."""
+    total = payload.covered + (payload.partner.covered if payload.partner else 0)
+    checked, problems = 0, []
+    for one in (payload, payload.partner):
+        if one is None:
+            continue
+        shift = checked
+        show = (lambda done, _, shift=shift: progress(shift + done, total)) if progress else None
+        try:
+            checked += _verify(one, show)
+        except LlamapackError as error:
+            problems.append(str(error))
+            checked += one.covered
+    if payload.weights is not None and payload.partner is None:
+        problems.append(payload.partner_problem)
+    if problems:
+        raise LlamapackError("; ".join(problems))
+    return checked
+
+
+def _verify(payload: Payload, progress: Progress | None) -> int:
     try:
         with payload.path.open("rb") as file:
             return _Verifier(payload, file, progress).run()
@@ -114,7 +247,7 @@ class _Verifier:
         self._file = file
         self._progress = progress
         self._done = 0
-        self._total = payload.end.fixed_end + len(payload.end.comment)
+        self._total = payload.covered
 
     def run(self) -> int:
         self._runtime()
@@ -122,7 +255,7 @@ class _Verifier:
         for row in rows:
             self._entry(row)
         self._rest([self._payload.entries[text(row, "name")] for row in rows])
-        self._system_kv(rows)
+        self._system_kv()
         return self._total
 
     def _fail(self, what: str) -> LlamapackError:
@@ -200,16 +333,18 @@ class _Verifier:
             raise self._fail("the archive's headers or directory differ from their hash")
         self._step(len(comment))
 
-    def _system_kv(self, rows: list[dict[str, Any]]) -> None:
+    def _system_kv(self) -> None:
         """Whether the evaluated system prompt is of these weights: runtime_c/engine/kv_file.h."""
-        row, weights = self._payload.system_kv, self._payload.model
-        if row is None or weights is None:
+        row = self._payload.system_kv
+        holder = self._payload if self._payload.weights is None else self._payload.partner
+        weights = holder.model if holder else None
+        if row is None or holder is None or weights is None:
             return
         entry = self._payload.entries[row["entry"]]
         self._file.seek(entry.data)
         head = self._file.read(min(_KV_HEAD, entry.stored))
-        root = next(text(r, "sha256") for r in rows if text(r, "name") == weights.name)
-        bound = head[32:64].hex() == root and head[64:72] == weights.size.to_bytes(8, "little")
+        size = weights.size.to_bytes(8, "little")
+        bound = head[32:64].hex() == holder.root and head[64:72] == size
         if len(head) != _KV_HEAD or not head.startswith(b"LPKVDATA") or not bound:
             raise self._fail(f"{entry.name} does not belong to {weights.name}")
 

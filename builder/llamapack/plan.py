@@ -8,34 +8,30 @@ SPDX-License-Identifier: Apache-2.0
 
 import os
 import re
-import shutil
 import stat
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from llamapack.container import Source, Weights
+from llamapack.container import Source, Weights, weights_name
+from llamapack.default_args import checked_args, merged_args
 from llamapack.errors import LlamapackError, UsageError
 from llamapack.formats import FORMATS
+from llamapack.kept import Kept, kept_of
 from llamapack.mixes import find_mix
+from llamapack.payload import is_packed, open_payload
 from llamapack.quantize import Quantized, quantized
-from llamapack.sources import Model, find_model
+from llamapack.sizes import check_space, parse_size
+from llamapack.sources import Model, find_model, read_head
 from llamapack.targets import Target, find_target, host_target
 from llamapack.toolchain import find_tree
 
-__all__ = ["Output", "Plan", "check_room", "make_plan"]
+__all__ = ["Output", "Plan", "make_plan", "repack_plan", "weights_path"]
 
 RUNTIME_ROOM = 8 << 20  # above any runtime with its page and licences
 _MAX_NAME = 200
 _MAX_SYSTEM = 64 << 10
 _TOKENIZERS = ("gpt2", "llama")  # runtime_c/model/vocab.c
-_OPTION_ROW = re.compile(
-    r'(\w+)_ROW\(\s*(NULL|"(-\w)")\s*,\s*"(--[\w-]+)"\s*,[^,]*,\s*[\w]+\s*,?'
-    r"(?:\s*(-?[\d.e]+)\s*,\s*(-?[\d.e]+)\s*,)?"
-)
-# As lp_parse_i64 and lp_parse_f64 read them.
-_WHOLE = re.compile(r"-?[0-9]+")
-_NUMBER = re.compile(r"(-?(0|[1-9][0-9]*)(\.[0-9]+)?|\.[0-9]+)([eE][-+]?[0-9]+)?")
 _ARCH_ROW = re.compile(r'\.name\s*=\s*"([a-z0-9_-]+)"')
 
 
@@ -56,12 +52,21 @@ class Plan:
     embed_kv: bool = True  # evaluate the system prompt now, if there is one
     live_date: bool = False
     quantized: Quantized | None = None
+    split: bool = False  # weights in a file of their own, whatever their size
+    out: Path = Path()  # as the user named it
+    max_size: int | None = None  # of every file; build() then chooses what to quantize to
+
+    @property
+    def kept(self) -> Kept:
+        """What an executable packed before had; nothing of another model."""
+        return (self.model.kept if self.model else None) or Kept()
 
     @property
     def weights(self) -> Source | None:
         if self.quantized is not None or self.model is None:
             return self.quantized
-        return Weights(self.model.path, self.model.offset, self.model.size)
+        model = self.model
+        return Weights(model.path, model.offset, model.size, self.kept.weights_sha256)
 
 
 def make_plan(
@@ -69,17 +74,19 @@ def make_plan(
     out: Path,
     targets: Sequence[str] = (),
     *,
-    name: str = "",
+    name: str | None = None,
     system: str | None = None,
     args: Sequence[str] = (),
-    embed_kv: bool = True,
+    embed_kv: bool | None = None,
     live_date: bool = False,
     license_file: Path | None = None,
     quant: str = "",
+    max_size: str = "",
+    split: bool = False,
     no_model: bool = False,
 ) -> Plan:
-    """Checks everything; model may be None with no_model only. Without a system prompt (None, not
-    "") a packed executable's own is kept."""
+    """Checks everything; model may be None with no_model only. What is not given (None, not "") is
+    kept from a packed executable; of its args those that are given anew go."""
     if no_model and model is not None:
         raise UsageError("--no-model packs no weights, so it takes no MODEL")
     if not no_model and model is None:
@@ -88,10 +95,19 @@ def make_plan(
         find_mix(quant)
         if no_model:
             raise UsageError("--no-model packs no weights, so there is nothing to --quant")
-    _check_text("--name", name, _MAX_NAME, lines=False)
+    limit = parse_size(max_size) if max_size else None
+    if quant and max_size:
+        raise UsageError("--max-size chooses what to quantize to; give it or --quant, not both")
+    for option, given in (("--max-size", max_size), ("--split", split)):
+        if given and no_model:
+            raise UsageError(f"--no-model packs no weights, so there is nothing to {option}")
+    _check_text("--name", name or "", _MAX_NAME, lines=False)
     _check_text("--system", system or "", _MAX_SYSTEM, lines=True)
-    checked = _checked_args(args)
+    for arg in args:
+        _check_text("--arg", arg, _MAX_SYSTEM, lines=True)
     outputs = plan_outputs(out, targets)
+    arches = [output.target.arch for output in outputs]
+    checked = checked_args([arg for arg in args if arg], arches)
     for output in outputs:
         _check_output(output.path)
     found = find_model(model) if model is not None else None
@@ -102,17 +118,60 @@ def make_plan(
         licenses.insert(0, license_file)
     if found is not None:
         _check_model(found)
-    made = quantized(found, quant) if found and quant else None
-    if system is None:
-        system = found.system if found else ""
-        _check_text(f"{model}: its system prompt", system, _MAX_SYSTEM, lines=True)
-    plan = Plan(
-        found, outputs, name, system, checked, licenses, embed_kv, live_date, quantized=made
-    )
+    plan = Plan(found, outputs, out=out, split=split, max_size=limit, licenses=licenses)
+    plan.quantized = quantized(found, quant) if found and quant else None
+    kept = plan.kept
+    plan.name = kept.name if name is None else name
+    plan.system = kept.system if system is None else system
+    plan.live_date = live_date
+    plan.args = checked
+    if kept.args:
+        plan.args = checked_args(merged_args(kept.args, args), arches)
+    # A sender who did not want it evaluated is asked again only where the prompt is another.
+    same = kept.system_kv is None and bool(kept.system) and system is None
+    plan.embed_kv = not same if embed_kv is None else embed_kv
+    _check_text(f"{model}: its name", plan.name, _MAX_NAME, lines=False)
+    _check_text(f"{model}: its system prompt", plan.system, _MAX_SYSTEM, lines=True)
     if found is not None:
-        _check_against_input(found, outputs)
-    check_room(plan.weights.size if plan.weights else 0, outputs)
+        _check_against_input(found, [output.path for output in outputs])
+    if limit is None:
+        check_space(rough_sizes(plan))
     return plan
+
+
+def repack_plan(
+    file: Path, out: Path, targets: Sequence[str], *, args: Sequence[str], split: bool
+) -> Plan:
+    """The plan for what is in a packed executable, with all that its builder decided."""
+    if not is_packed(read_head(file)):
+        raise LlamapackError(f"{file}: not packed by llamapack (llamapack build packs a GGUF)")
+    target = kept_of(open_payload(file)).target
+    wanted = list(targets) or ([target] if target else [])
+    return make_plan(str(file), out, wanted, args=args, split=split)
+
+
+def rough_sizes(plan: Plan) -> list[tuple[Path, int]]:
+    """The files to be written with about their sizes, before anything is compiled."""
+    size = plan.weights.size if plan.weights else 0
+    files: list[tuple[Path, int]] = []
+    for output in plan.outputs:
+        limit = FORMATS[output.target.format].max_size
+        alone = bool(size) and (plan.split or (limit is not None and size > limit))
+        files.append((output.path, RUNTIME_ROOM + (0 if alone else size)))
+        if alone and (plan.out, size) not in files:
+            files.append((plan.out, size))
+    return files
+
+
+def weights_path(plan: Plan, outputs: Sequence[Output]) -> Path:
+    """Where the weights of these outputs go, if they go into a file of their own: named after the
+    output, or after what the user named when there are several."""
+    named = outputs[0].path if len(outputs) == 1 else outputs[0].path.with_name(plan.out.name)
+    path = _resolve(named.with_name(weights_name(named.name)))
+    _check_output(path)
+    if plan.model is not None:
+        _check_against_input(plan.model, [path])
+    return path
 
 
 def plan_outputs(out: Path, targets: Sequence[str]) -> list[Output]:
@@ -149,66 +208,6 @@ def _check_text(option: str, text: str, limit: int, *, lines: bool) -> None:
         raise UsageError(f"{option}: {size} bytes; at most {limit} are possible")
     if any((ord(c) < 32 and c not in allowed) or ord(c) == 127 for c in text):
         raise UsageError(f"{option}: holds a control character")
-
-
-def _checked_args(args: Sequence[str]) -> list[str]:
-    """Each is an option the runtime knows: a wrong one would fail on everybody's machine. Numbers
-    without the blanks around them, which the runtime would not read."""
-    known = runtime_options()
-    checked: list[str] = []
-    for arg in args:
-        _check_text("--arg", arg, _MAX_SYSTEM, lines=True)
-        flag, _, value = arg.partition(" ")
-        if known and flag not in known:
-            raise UsageError(f"--arg {arg!r}: the runtime has no option {flag!r}")
-        if known:
-            _check_value(arg, flag, value.strip(), known[flag])
-            if all(row.kind in ("INT", "REAL") for row in known[flag]):
-                arg = f"{flag} {value.strip()}"
-        checked.append(arg)
-    return checked
-
-
-def _check_value(arg: str, flag: str, value: str, rows: "list[_Option]") -> None:
-    takes_value = any(row.kind != "FLAG" for row in rows)
-    if takes_value != bool(value):
-        needs = "needs a value" if takes_value else "takes no value"
-        raise UsageError(f"--arg {arg!r}: {flag} {needs}")
-    if not any(row.accepts(value) for row in rows):
-        row = rows[0]
-        whole = "whole " if row.kind == "INT" else ""
-        raise UsageError(
-            f"--arg {arg!r}: {flag} takes a {whole}number from {row.low:.15g} to {row.high:.15g}"
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class _Option:
-    """A row of the runtime's table of options."""
-
-    kind: str  # FLAG, TEXT, LIST, INT or REAL
-    low: float = 0
-    high: float = 0
-
-    def accepts(self, value: str) -> bool:
-        if self.kind not in ("INT", "REAL"):
-            return True
-        digits = _WHOLE if self.kind == "INT" else _NUMBER
-        return bool(digits.fullmatch(value)) and self.low <= float(value) <= self.high
-
-
-def runtime_options() -> dict[str, list[_Option]]:
-    """The rows of the runtime's table (runtime_c/cli/options.c) by name, short and long; a name
-    that means one thing to one command and another to the next has several."""
-    source = find_tree().root / "runtime_c" / "cli" / "options.c"
-    options: dict[str, list[_Option]] = {}
-    if source.is_file():
-        for match in _OPTION_ROW.finditer(source.read_text(encoding="utf-8")):
-            bounds = (float(match[5]), float(match[6])) if match[5] else ()
-            assert bounds or match[1] not in ("INT", "REAL"), f"{match[4]}: bounds are no numbers"
-            for name in filter(None, (match[3], match[4])):
-                options.setdefault(name, []).append(_Option(match[1], *bounds))
-    return options
 
 
 def runtime_architectures() -> list[str]:
@@ -273,37 +272,7 @@ def _check_model(model: Model) -> None:
             )
 
 
-def _check_against_input(model: Model, outputs: list[Output]) -> None:
-    for output in outputs:
-        if output.path.exists() and os.path.samefile(output.path, model.path):
-            raise LlamapackError(f"{output.path} is the model itself; name another file with -o")
-
-
-def check_room(size: int, outputs: list[Output]) -> None:
-    """Whether files with `size` bytes beside the runtime can exist and be written."""
-    for output in outputs:
-        limit = FORMATS[output.target.format].max_size
-        if limit is not None and size + RUNTIME_ROOM > limit:
-            raise LlamapackError(
-                f"{output.target.name}: with this model the file would exceed 4 GiB, which "
-                "Windows does not start; build with --no-model and pass the weights with -m"
-            )
-    _check_space(size, outputs)
-
-
-def _check_space(size: int, outputs: list[Output]) -> None:
-    needed: dict[Path, int] = {}
-    for output in outputs:
-        folder = output.path.parent
-        needed[folder] = needed.get(folder, 0) + size + RUNTIME_ROOM
-    for folder, total in needed.items():
-        usage = shutil.disk_usage(folder)
-        # A total of 0 is how a file system says that it does not know.
-        if usage.total and usage.free < total:
-            raise LlamapackError(
-                f"not enough space in {folder}: {_mib(total)} needed, {_mib(usage.free)} free"
-            )
-
-
-def _mib(size: int) -> str:
-    return f"{size / (1 << 20):,.0f} MiB"
+def _check_against_input(model: Model, paths: Sequence[Path]) -> None:
+    for path in paths:
+        if path.exists() and any(os.path.samefile(path, file) for file in model.files):
+            raise LlamapackError(f"{path} is the model itself; name another file with -o")

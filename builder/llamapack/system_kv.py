@@ -19,20 +19,35 @@ print it. A template that prints none gets none, so such builds do not depend on
 SPDX-License-Identifier: Apache-2.0
 """
 
+import hashlib
 import os
+import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llamapack.errors import LlamapackError
 from llamapack.native import Native, load
+from llamapack.payload import number, text
 from llamapack.sources import Model
-from llamapack.toolchain import Progress
+from llamapack.toolchain import Progress, find_tree
 
-__all__ = ["Prepared", "build_date", "prepare", "system_text"]
+if TYPE_CHECKING:
+    from llamapack.plan import Plan
+
+__all__ = [
+    "Prepared",
+    "build_date",
+    "kept_prefix",
+    "most_bytes",
+    "prepare",
+    "system_text",
+    "wanted",
+]
 
 _DAY = 86400
+_ROOM = 16384  # for the entry's header, its alignment and its rows
 _STEP = 128  # tokens between two looks at Ctrl-C
 _LEVELS = ("avx2", "neon")
 _HINT = "(needed to evaluate the system prompt; --no-embed-kv builds without that)"
@@ -40,6 +55,9 @@ _HINT = "(needed to evaluate the system prompt; --no-embed-kv builds without tha
 _USERS = ("Hello", "1 + 1 = ?")
 # Differ in year, month, day, weekday and time of day.
 _DATES = (978_343_200, 1_795_606_530)
+# Default arguments that decide what is computed, beside --system.
+_DECIDE = ("--act", "--kv-type", "--no-thinking", "--no-embedded-kv", "--live-date")
+_VERSION = re.compile(r"LP_KV_VERSION = (\d+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +84,8 @@ class Prepared:
 
     def sealed(self, model_sha256: bytes, model_size: int) -> bytes:
         """The same, bound to the weights of this hash (the root over their chunks) and size."""
+        if self.data[32:72] == model_sha256 + model_size.to_bytes(8, "little"):
+            return self.data  # kept from an earlier build
         native = load()
         data = bytearray(self.data)
         view = native.ffi.from_buffer(data)
@@ -87,6 +107,54 @@ def system_text(system: str, args: Sequence[str]) -> str:
     return _Defaults(args).values.get("--system") or system
 
 
+def wanted(plan: "Plan") -> bool:
+    """Whether a plan's outputs are to carry an evaluated system prompt."""
+    return plan.model is not None and plan.embed_kv and bool(system_text(plan.system, plan.args))
+
+
+def kept_prefix(plan: "Plan") -> Prepared | None:
+    """What an earlier build evaluated, if the same would be computed now; LlamapackError if it is
+    damaged."""
+    kept, model = plan.kept, plan.model
+    kv = kept.system_kv
+    if kv is None or model is None or plan.quantized or plan.live_date:
+        return None
+    if _decisions(kept.system, kept.args) != _decisions(plan.system, plan.args):
+        return None
+    try:
+        with kv.path.open("rb") as file:
+            file.seek(kv.offset)
+            data = file.read(kv.size)
+    except OSError as error:
+        raise LlamapackError(f"cannot read {kv.path}: {error.strerror}") from None
+    if hashlib.sha256(data).hexdigest() != kv.sha256:
+        raise LlamapackError(f"{kv.path}: damaged: system.kv differs from its hash")
+    version = _VERSION.search((find_tree().root / "runtime_c/engine/kv_file.h").read_text("utf-8"))
+    begin = b"LPKVDATA" + (1).to_bytes(4, "little")
+    begin += int(version[1] if version else 0).to_bytes(4, "little")
+    bound = bytes.fromhex(kept.weights_sha256) + model.size.to_bytes(8, "little")
+    if not data.startswith(begin) or data[32:72] != bound:
+        return None
+    cpu, act, kv_type = (text(kv.row, key) for key in ("cpu", "act", "kv_type"))
+    return Prepared(data, number(kv.row, "tokens"), cpu, act, kv_type, kept.date, ())
+
+
+def _decisions(system: str, args: Sequence[str]) -> tuple[str | None, ...]:
+    values = _Defaults(args).values
+    return (system_text(system, args), *map(values.get, _DECIDE))
+
+
+def most_bytes(plan: "Plan") -> int:
+    """How much an evaluated system prompt adds to an executable, at most; nothing is evaluated."""
+    if (kept := kept_prefix(plan)) is not None:
+        return len(kept.data) + _ROOM
+    assert plan.model is not None
+    defaults = _Defaults(plan.args)
+    with _Runtime(plan.model, str(plan.model.path)) as runtime:
+        found = _shared_tokens(runtime, plan.system, plan.args, live_date=plan.live_date)
+        return 0 if isinstance(found, str) else runtime.bytes_of(len(found[0]), defaults) + _ROOM
+
+
 def prepare(
     model: Model,
     system: str,
@@ -99,7 +167,6 @@ def prepare(
     """Evaluates the system prompt; a text instead says why nothing can be prepared. called: the
     model's name in messages, if not its path."""
     defaults = _Defaults(args)
-    system = system_text(system, args)
     if "--no-embedded-kv" in defaults.values:
         return "the system prompt was not prepared: --arg says --no-embedded-kv"
     if progress:
@@ -109,24 +176,35 @@ def prepare(
     except LlamapackError as error:
         raise LlamapackError(f"{error} {_HINT}", details=error.details) from None
     with _Runtime(model, called or str(model.path)) as runtime:
-        try:
-            variants = [
-                runtime.prompt(system, user, date, defaults.thinking)
-                for date in _DATES
-                for user in _USERS
-            ]
-        except _TemplateError as error:
-            return f"the system prompt was not prepared: {error}"
-        date = None
-        if variants[: len(_USERS)] != variants[len(_USERS) :] and not (
-            live_date or "--live-date" in defaults.values
-        ):
-            date = build_date()
-            variants = [runtime.prompt(system, user, date, defaults.thinking) for user in _USERS]
-        tokens = _common(variants)
-        if not tokens:
-            return "the system prompt was not prepared: prompts with it share no first token"
-        return runtime.evaluate(tokens, defaults, date, progress)
+        found = _shared_tokens(runtime, system, args, live_date=live_date)
+        return found if isinstance(found, str) else runtime.evaluate(*found, defaults, progress)
+
+
+def _shared_tokens(
+    runtime: "_Runtime", system: str, args: Sequence[str], *, live_date: bool
+) -> tuple[list[int], int | None] | str:
+    """The tokens that all chats begin with, and the date in them, if one is fixed; a text instead
+    says why there are none."""
+    defaults = _Defaults(args)
+    system = system_text(system, args)
+    try:
+        variants = [
+            runtime.prompt(system, user, date, defaults.thinking)
+            for date in _DATES
+            for user in _USERS
+        ]
+    except _TemplateError as error:
+        return f"the system prompt was not prepared: {error}"
+    date = None
+    if variants[: len(_USERS)] != variants[len(_USERS) :] and not (
+        live_date or "--live-date" in defaults.values
+    ):
+        date = build_date()
+        variants = [runtime.prompt(system, user, date, defaults.thinking) for user in _USERS]
+    tokens = _common(variants)
+    if not tokens:
+        return "the system prompt was not prepared: prompts with it share no first token"
+    return tokens, date
 
 
 def _common(lists: list[list[int]]) -> list[int]:
@@ -138,12 +216,12 @@ def _common(lists: list[list[int]]) -> list[int]:
 
 
 class _Defaults:
-    """Baked-in options that change what is computed; the first of several counts."""
+    """Baked-in options that change what is computed; the last of several counts."""
 
     def __init__(self, args: Sequence[str]) -> None:
         self.values: dict[str, str] = {}
         for flag, _, value in (arg.partition(" ") for arg in args):
-            self.values.setdefault(flag, value)
+            self.values[flag] = value
         self.thinking = 0 if "--no-thinking" in self.values else -1
 
 
@@ -242,7 +320,7 @@ class _Runtime:
         return out
 
     def evaluate(
-        self, tokens: list[int], defaults: _Defaults, date: int | None, progress: Progress | None
+        self, tokens: list[int], date: int | None, defaults: _Defaults, progress: Progress | None
     ) -> Prepared:
         ffi, lib = self._ffi, self._lib
         trained = int(lib.lp_model_describe(self._weights).n_ctx_train)
@@ -251,10 +329,7 @@ class _Runtime:
                 f"--system: {len(tokens)} tokens; the model's context holds {trained}"
             )
         level, warnings = self._level()
-        act, kv_type = ffi.new("lp_act_mode *"), ffi.new("lp_kv_type *")
-        asked = (defaults.values.get("--act"), defaults.values.get("--kv-type"))
-        names = [ffi.new("char[]", name.encode()) if name else ffi.NULL for name in asked]
-        self._check(lib.lp_engine_choose_modes(self._weights, *names, act, kv_type, self._error))
+        act, kv_type = self._modes(defaults)
         cpu = ffi.new("char[]", level.encode())
         params = ffi.new(
             "lp_engine_params *",
@@ -263,8 +338,8 @@ class _Runtime:
                 "n_seq": 1,
                 "n_batch": _STEP,
                 "n_threads": lib.lp_cpu_count(),
-                "act": act[0],
-                "kv_type": kv_type[0],
+                "act": act,
+                "kv_type": kv_type,
                 "cpu": cpu,
             },
         )
@@ -284,11 +359,28 @@ class _Runtime:
             self._written(engine, tokens),
             len(tokens),
             level,
-            ffi.string(lib.lp_act_name(act[0])).decode(),
-            ffi.string(lib.lp_kv_type_name(kv_type[0])).decode(),
+            ffi.string(lib.lp_act_name(act)).decode(),
+            ffi.string(lib.lp_kv_type_name(kv_type)).decode(),
             date,
             warnings,
         )
+
+    def _modes(self, defaults: _Defaults) -> tuple[int, int]:
+        """Activation mode and cache type that the executable will run in."""
+        ffi, lib = self._ffi, self._lib
+        act, kv_type = ffi.new("lp_act_mode *"), ffi.new("lp_kv_type *")
+        asked = (defaults.values.get("--act"), defaults.values.get("--kv-type"))
+        names = [ffi.new("char[]", name.encode()) if name else ffi.NULL for name in asked]
+        self._check(lib.lp_engine_choose_modes(self._weights, *names, act, kv_type, self._error))
+        return act[0], kv_type[0]
+
+    def bytes_of(self, tokens: int, defaults: _Defaults) -> int:
+        """What `evaluate` makes of so many tokens, at most: kv_file.h."""
+        info = self._lib.lp_model_describe(self._weights)
+        _, kv_type = self._modes(defaults)
+        name = self._ffi.string(self._lib.lp_kv_type_name(kv_type))
+        per_token = info.kv_bytes_per_token * (2 if name == b"f32" else 1)  # told for F16
+        return int(tokens * (per_token + 4) + 8 * info.n_layer + 256)
 
     def _level(self) -> tuple[str, tuple[str, ...]]:
         ffi, lib = self._ffi, self._lib

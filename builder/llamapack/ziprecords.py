@@ -11,7 +11,16 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 
-__all__ = ["BadZip", "End", "Entry", "directory", "find_end", "local_header", "parse_directory"]
+__all__ = [
+    "BadZip",
+    "End",
+    "Entry",
+    "check_name",
+    "directory",
+    "find_end",
+    "local_header",
+    "parse_directory",
+]
 
 STORED, DEFLATED = 0, 8
 _LIMIT32 = 0xFFFFFFFF
@@ -231,7 +240,7 @@ def _parse_central(data: bytes, at: int) -> tuple[Entry, int]:
         name = data[at + 46 : name_end].decode("utf-8")
     except UnicodeDecodeError:
         raise BadZip("an entry's name is not UTF-8") from None
-    _check_name(name)
+    check_name(name)
     if flags & 1 or method not in (STORED, DEFLATED):
         raise BadZip(f"the entry {name} is encrypted or compressed in an unknown way")
     if method == STORED and numbers["size"] != numbers["stored"]:
@@ -254,7 +263,8 @@ def _apply_zip64(extra: bytes, numbers: dict[str, int]) -> None:
         at += 4 + length
 
 
-def _check_name(name: str) -> None:
+def check_name(name: str) -> None:
+    """BadZip unless it is a plain relative path on every system."""
     parts = name.split("/")
     if (
         not name.isprintable()
