@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import random
 import zlib
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -19,12 +20,23 @@ def digest_of(lib: Any, ffi: Any, data: bytes) -> bytes:
     return bytes(out)
 
 
+@pytest.fixture(params=["plain", "fast"])
+def each_way(lib: Any, request: pytest.FixtureRequest) -> Iterator[None]:
+    """Plain C, and the processor's own instructions."""
+    if lib.lp_sha256_select(request.param == "fast") != (request.param == "fast"):
+        pytest.skip("optional: this processor has no instructions for SHA-256")
+    yield
+    lib.lp_sha256_select(True)
+
+
+@pytest.mark.usefixtures("each_way")
 def test_sha256_of_every_length(lib: Any, ffi: Any) -> None:
     data = random.Random(1).randbytes(1000)
     for n in range(len(data) + 1):
         assert digest_of(lib, ffi, data[:n]) == hashlib.sha256(data[:n]).digest(), n
 
 
+@pytest.mark.usefixtures("each_way")
 def test_sha256_in_pieces(lib: Any, ffi: Any) -> None:
     rng = random.Random(2)
     state, out = ffi.new("lp_sha256_state *"), ffi.new("uint8_t[32]")

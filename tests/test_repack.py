@@ -247,8 +247,8 @@ def test_the_best_that_fits_is_chosen(
         assert (row["quant"], row["size"]) == (name, limit)
         assert (tmp_path / "fits").read_bytes() == (tmp_path / f"c{n}").read_bytes()
         assert row["notes"][0].startswith(f"the model {f'as {name}' if name else 'as it is'} fits")
-    for name, limit in zip(names[1:], limits, strict=False):
-        assert pack("fits", half, "--max-size", str(limit - 1))["quant"] == name
+        if n % 2 == 0:
+            assert pack("less", half, "--max-size", str(limit - 1))["quant"] == names[n + 1]
     capsys.readouterr()
     words = ["build", str(half), "-o", str(tmp_path / "none")]
     assert run_cli(*words, "--max-size", str(limits[-1] - 1)) == 1

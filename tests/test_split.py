@@ -222,6 +222,38 @@ def test_verify_covers_both_files(
             path.chmod(0o755)
 
 
+HOSTILE_ROWS: list[Any] = [
+    7,
+    {},
+    {"file": "x.weights", "size": 5},
+    {"file": "x.weights", "size": 0, "sha256": "0" * 64},
+    {"file": "x.weights", "size": -1, "sha256": "0" * 64},
+    *({"file": name, "size": 5, "sha256": "0" * 64}
+      for name in ("", "../x", "/etc/passwd", "a/b", "a\\b", "c:x", ".", 9, "x" * 1025)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("row", HOSTILE_ROWS, ids=str)
+def test_rows_that_lead_elsewhere_are_refused(
+    lib: Any, ffi: Any, lp_error: Any, tmp_path: Path, row: Any
+) -> None:
+    """The manifest's row about the weights may come from anyone; a path is not followed."""
+    out = io.BytesIO()
+    writer = container._Writer(out, b"\x7fELF" + bytes(100))
+    manifest = {"format": 1, "model": "", "weights": row, "entries": [],
+                "runtime": {"size": 104, "sha256": "", "skip": []}}  # fmt: skip
+    writer.finish(json.dumps(manifest).encode())
+    raw = out.getvalue()
+    opened, data = ffi.new("lp_container **"), ffi.from_buffer(raw)
+    assert lib.lp_container_open(opened, data, len(raw), lp_error) == lib.LP_ERR_FORMAT
+    assert ffi.string(lp_error.text).startswith(b'manifest.json: "')
+    path = tmp_path / "chat"
+    path.write_bytes(raw)
+    if isinstance(row, dict):
+        with pytest.raises(LlamapackError):
+            payload.open_payload(path).holder  # noqa: B018
+
+
 def test_an_update_of_the_small_part_fits_the_weights_there_are(
     model: Path, pack: Callable[..., Any], tmp_path: Path
 ) -> None:

@@ -130,10 +130,9 @@ def kept_prefix(plan: "Plan") -> Prepared | None:
     if hashlib.sha256(data).hexdigest() != kv.sha256:
         raise LlamapackError(f"{kv.path}: damaged: system.kv differs from its hash")
     version = _VERSION.search((find_tree().root / "runtime_c/engine/kv_file.h").read_text("utf-8"))
-    begin = b"LPKVDATA" + (1).to_bytes(4, "little")
-    begin += int(version[1] if version else 0).to_bytes(4, "little")
+    current = int(version[1] if version else 0).to_bytes(4, "little")
     bound = bytes.fromhex(kept.weights_sha256) + model.size.to_bytes(8, "little")
-    if not data.startswith(begin) or data[32:72] != bound:
+    if data[:8] != b"LPKVDATA" or data[12:16] != current or data[32:72] != bound:
         return None
     cpu, act, kv_type = (text(kv.row, key) for key in ("cpu", "act", "kv_type"))
     return Prepared(data, number(kv.row, "tokens"), cpu, act, kv_type, kept.date, ())
@@ -380,7 +379,7 @@ class _Runtime:
         _, kv_type = self._modes(defaults)
         name = self._ffi.string(self._lib.lp_kv_type_name(kv_type))
         per_token = info.kv_bytes_per_token * (2 if name == b"f32" else 1)  # told for F16
-        return int(tokens * (per_token + 4) + 8 * info.n_layer + 256)
+        return int(tokens * (per_token + 4) + 16 * info.n_layer + 256)
 
     def _level(self) -> tuple[str, tuple[str, ...]]:
         ffi, lib = self._ffi, self._lib

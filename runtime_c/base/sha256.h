@@ -15,6 +15,10 @@ void lp_sha256_start(lp_sha256_state *state);
 void lp_sha256_add(lp_sha256_state *state, const void *data, size_t size);
 void lp_sha256_finish(lp_sha256_state *state, uint8_t digest[32]);
 
+/* The processor's instructions, which are the default where there are any, or plain C (for tests).
+ * Whether the former are used from now on. */
+bool lp_sha256_select(bool fast);
+
 void lp_sha256(const void *data, size_t size, uint8_t digest[32]);
 
 #endif

@@ -6,12 +6,14 @@
 #include <sys/auxv.h>
 
 /* Bits of the kernel's documented user interface (arm64 ELF hwcaps). */
+#define HWCAP_SHA2_BIT    6
 #define HWCAP_ASIMDDP_BIT 20
 #define HWCAP2_I8MM_BIT   13
 
 uint32_t lp_cpu_arm_features(void) {
     uint32_t features = 0;
     if (((getauxval(AT_HWCAP) >> HWCAP_ASIMDDP_BIT) & 1u) != 0) features |= LP_ARM_DOTPROD;
+    if (((getauxval(AT_HWCAP) >> HWCAP_SHA2_BIT) & 1u) != 0) features |= LP_ARM_SHA2;
     if (((getauxval(AT_HWCAP2) >> HWCAP2_I8MM_BIT) & 1u) != 0) features |= LP_ARM_I8MM;
     return features;
 }
@@ -28,6 +30,7 @@ static bool has(const char *name) {
 uint32_t lp_cpu_arm_features(void) {
     uint32_t features = 0;
     if (has("hw.optional.arm.FEAT_DotProd")) features |= LP_ARM_DOTPROD;
+    if (has("hw.optional.arm.FEAT_SHA256")) features |= LP_ARM_SHA2;
     if (has("hw.optional.arm.FEAT_I8MM")) features |= LP_ARM_I8MM;
     return features;
 }
