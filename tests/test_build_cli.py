@@ -315,7 +315,7 @@ REFUSED: list[tuple[list[str], int, str]] = [
     (["build", "MODEL", "-o", "OUT", "--arg", "--act int4"], 2, "--act is one of int8, f32"),
     (["build", "MODEL", "-o", "OUT", "--max-size", "3.9"], 2, "no size; write it as 3.9GiB"),
     (["build", "MODEL", "-o", "OUT", "--max-size", "1GB", "--quant", "Q4_0"], 2, "not both"),
-    (["build", "MODEL", "-o", "OUT", "--max-size", "1MB"], 1, "does not fit into 976"),
+    (["build", "MODEL", "-o", "OUT", "--max-size", "1MB"], 1, "does not fit into 1,000,000 bytes"),
     (["repack", "MODEL", "-o", "OUT"], 1, "not packed by llamapack"),
     (["build", "MODEL", "-o", "OUT", "--name", "a\nb"], 2, "holds a control character"),
     (["build", "MODEL", "-o", "OUT", "--name", "a" * 201], 2, "at most 200"),

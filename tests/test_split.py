@@ -25,6 +25,7 @@ from llamapack.errors import LlamapackError
 from llamapack.formats import pe
 from llamapack.gguf import read_gguf
 from llamapack.targets import find_target
+from server_process import Server
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="runs what it builds for Linux")
 
@@ -109,6 +110,10 @@ def test_a_pair_answers_as_one_file_does(
     assert told["system_kv_tokens"] == row["system_kv"]["tokens"]
     assert answer(exe, "-m", weights) == answer(exe, "-m", exe) == text
     assert "Do what is right." in run(exe, "licenses")
+    with Server(exe) as server:
+        assert b"<html" in server.get("/").body
+        usage = server.chat("One, two", max_tokens=2)["usage"]
+    assert usage["prompt_tokens_details"]["cached_tokens"] >= row["system_kv"]["tokens"]
 
 
 def test_where_the_program_looks(model: Path, pack: Callable[..., Any], tmp_path: Path) -> None:
