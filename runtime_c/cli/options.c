@@ -397,7 +397,7 @@ void lp_options_add_given(lp_buf *out, const lp_options *options) {
         if (r->kind == INTEGER)
             lp_buf_add_format(out, " %lld", (long long)*(const int64_t *)(const void *)field);
         if (r->kind == REAL) lp_buf_add_format(out, " %.17g", *(const double *)(const void *)field);
-        if (r->kind == TEXT)
+        if (r->kind == TEXT || r->kind == WORD)
             lp_buf_add_format(out, " %s", *(const char *const *)(const void *)field);
         if (r->kind == LIST) {
             size_t n = *(const size_t *)(const void *)((const char *)options + r->count_offset);
