@@ -18,20 +18,34 @@ class Target:
 
     name: str  # what --target takes and the manifest says
     arch: str  # as isa.def names it: x86_64, aarch64
-    system: str  # linux, windows, macos
+    system: str  # linux, windows, macos, freebsd, netbsd, openbsd
     triple: str  # what `zig cc -target` takes; the oldest system that still counts
     format: str  # elf, pe, macho: picks the module in llamapack.formats
     suffix: str  # appended to the output name
     link_flags: tuple[str, ...]
     description: str
+    state: str  # how far it was tried: TESTED ... EXPERIMENTAL
 
     @property
     def windows(self) -> bool:
         return self.system == "windows"
 
+    @property
+    def experimental(self) -> bool:
+        return self.state == EXPERIMENTAL
+
+
+TESTED = "tested natively"
+QEMU = "tested under qemu"
+WINE = "tested under wine"
+CHECKED = "built and checked, not run"
+EXPERIMENTAL = "experimental: built and checked, not run"
+
+_BSD_FLAGS = ("-pie", "-pthread", "-lm")
 
 # Linux is static musl, so that the file starts on every distribution. The macOS numbers are the
-# oldest releases that matter: zig's own default would ask for macOS 15.
+# oldest releases that matter: zig's own default would ask for macOS 15. The BSDs have no static
+# libc in zig: these files are linked dynamically with the system's own.
 TARGETS: tuple[Target, ...] = (
     Target(
         "linux-x86_64",
@@ -42,6 +56,7 @@ TARGETS: tuple[Target, ...] = (
         "",
         ("-static", "-pie"),
         "Linux on x86-64, any distribution (static)",
+        TESTED,
     ),
     Target(
         "linux-aarch64",
@@ -52,6 +67,7 @@ TARGETS: tuple[Target, ...] = (
         "",
         ("-static", "-pie"),
         "Linux on ARM64, any distribution (static)",
+        QEMU,
     ),
     Target(
         "windows-x86_64",
@@ -62,6 +78,7 @@ TARGETS: tuple[Target, ...] = (
         ".exe",
         ("-lws2_32", "-lshell32", "-ladvapi32"),
         "Windows 10 and later on x86-64",
+        WINE,
     ),
     Target(
         "windows-aarch64",
@@ -72,6 +89,7 @@ TARGETS: tuple[Target, ...] = (
         ".exe",
         ("-lws2_32", "-lshell32", "-ladvapi32"),
         "Windows 11 and later on ARM64",
+        CHECKED,
     ),
     Target(
         "macos-aarch64",
@@ -82,6 +100,7 @@ TARGETS: tuple[Target, ...] = (
         "",
         (),
         "macOS 11 and later on Apple silicon",
+        CHECKED,
     ),
     Target(
         "macos-x86_64",
@@ -92,24 +111,95 @@ TARGETS: tuple[Target, ...] = (
         "",
         (),
         "macOS 10.15 and later on Intel",
+        CHECKED,
+    ),
+    Target(
+        "freebsd-x86_64",
+        "x86_64",
+        "freebsd",
+        "x86_64-freebsd.14.0",
+        "elf",
+        "",
+        _BSD_FLAGS,
+        "FreeBSD 14 and later on x86-64",
+        EXPERIMENTAL,
+    ),
+    Target(
+        "freebsd-aarch64",
+        "aarch64",
+        "freebsd",
+        "aarch64-freebsd.14.0",
+        "elf",
+        "",
+        _BSD_FLAGS,
+        "FreeBSD 14 and later on ARM64",
+        EXPERIMENTAL,
+    ),
+    Target(
+        "netbsd-x86_64",
+        "x86_64",
+        "netbsd",
+        "x86_64-netbsd.10.1",
+        "elf",
+        "",
+        _BSD_FLAGS,
+        "NetBSD 10.1 and later on x86-64",
+        EXPERIMENTAL,
+    ),
+    Target(
+        "netbsd-aarch64",
+        "aarch64",
+        "netbsd",
+        "aarch64-netbsd.10.1",
+        "elf",
+        "",
+        _BSD_FLAGS,
+        "NetBSD 10.1 and later on ARM64",
+        EXPERIMENTAL,
+    ),
+    Target(
+        "openbsd-x86_64",
+        "x86_64",
+        "openbsd",
+        "x86_64-openbsd",
+        "elf",
+        "",
+        _BSD_FLAGS,
+        "OpenBSD (the release that zig knows) on x86-64",
+        EXPERIMENTAL,
+    ),
+    Target(
+        "openbsd-aarch64",
+        "aarch64",
+        "openbsd",
+        "aarch64-openbsd",
+        "elf",
+        "",
+        _BSD_FLAGS,
+        "OpenBSD (the release that zig knows) on ARM64",
+        EXPERIMENTAL,
     ),
 )
 
 
 def find_target(name: str) -> Target:
-    """The row with this name; a UsageError that lists all names otherwise."""
+    """The row with this name, or this machine's for "native"; a UsageError that lists all names
+    otherwise."""
+    if name == "native":
+        return host_target()
     for target in TARGETS:
         if target.name == name:
             return target
     known = ", ".join(target.name for target in TARGETS)
-    raise UsageError(f"no target named {name!r}; the targets are {known}")
+    raise UsageError(f"no target named {name!r}; the targets are native, {known}")
 
 
 def host_target() -> Target:
     """The row for the machine this runs on."""
     systems = {"linux": "linux", "win32": "windows", "darwin": "macos"}
     machines = {"x86_64": "x86_64", "amd64": "x86_64", "aarch64": "aarch64", "arm64": "aarch64"}
-    system = systems.get(sys.platform, sys.platform)
+    # "freebsd14", but "linux".
+    system = systems.get(sys.platform, sys.platform.rstrip("0123456789."))
     machine = machines.get(platform.machine().lower(), platform.machine().lower())
     for target in TARGETS:
         if target.system == system and target.arch == machine:

@@ -1,11 +1,19 @@
-/* cpu_features_posix.c - Arm features: Linux by the auxiliary vector, macOS by sysctl.
+/* cpu_features_posix.c - Arm features: Linux, FreeBSD and OpenBSD by the auxiliary vector, macOS by
+ * sysctl. NetBSD tells them only by way of the processor's registers: none are used there.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "platform/cpu_features.h"
 
-#if defined(__aarch64__) && defined(__linux__)
+#if defined(__aarch64__) && (defined(__linux__) || defined(__FreeBSD__) || defined(__OpenBSD__))
 #include <sys/auxv.h>
 
-/* Bits of the kernel's documented user interface (arm64 ELF hwcaps). */
+#if !defined(__linux__)
+static unsigned long getauxval(int kind) {
+    unsigned long value = 0;
+    return elf_aux_info(kind, &value, (int)sizeof value) == 0 ? value : 0;
+}
+#endif
+
+/* Bits of Linux's documented user interface (arm64 ELF hwcaps), which the BSDs took over. */
 #define HWCAP_SHA2_BIT    6
 #define HWCAP_ASIMDDP_BIT 20
 #define HWCAP2_I8MM_BIT   13

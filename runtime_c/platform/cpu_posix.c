@@ -8,7 +8,8 @@
  *            hybrid chips the fast ones: /sys/devices/cpu_core/cpus (Intel), else cpu_capacity
  *            (ARM), else cpufreq/cpuinfo_max_freq. Then the control group's quota, rounded.
  *   macOS    hw.perflevel0.physicalcpu (the performance level), else hw.physicalcpu.
- *   others   the processors online.
+ *   FreeBSD  processors of the affinity mask, at most kern.smp.cores of them.
+ *   others   the processors online (OpenBSD leaves second threads of a core off by default).
  * SPDX-License-Identifier: Apache-2.0 */
 #if defined(__APPLE__)
 #define _DARWIN_C_SOURCE
@@ -28,6 +29,11 @@
 #include "base/memory.h"
 #include "platform/shared_posix.h"
 #elif defined(__APPLE__)
+#include <sys/sysctl.h>
+#elif defined(__FreeBSD__)
+#include <sys/param.h>
+
+#include <sys/cpuset.h>
 #include <sys/sysctl.h>
 #endif
 
@@ -164,25 +170,32 @@ static cpu_counts count_all(void) {
     return n;
 }
 
-#elif defined(__APPLE__)
+#else
 
+#if defined(__APPLE__) || defined(__FreeBSD__)
 static int sysctl_int(const char *name) {
     int value = 0;
     size_t size = sizeof value;
     return sysctlbyname(name, &value, &size, NULL, 0) == 0 ? value : 0;
 }
+#endif
 
 static cpu_counts count_all(void) {
-    cpu_counts n = {sysctl_int("hw.perflevel0.physicalcpu"), online()};
-    if (n.cores < 1) n.cores = sysctl_int("hw.physicalcpu");
-    if (n.cores < 1) n.cores = n.limit;
+    cpu_counts n = {online(), online()};
+#if defined(__APPLE__)
+    int cores = sysctl_int("hw.perflevel0.physicalcpu");
+    if (cores < 1) cores = sysctl_int("hw.physicalcpu");
+    if (cores > 0) n.cores = cores;
+#elif defined(__FreeBSD__)
+    int cores = sysctl_int("kern.smp.cores");
+    cpuset_t mine;
+    if (cpuset_getaffinity(CPU_LEVEL_WHICH, CPU_WHICH_PID, -1, sizeof mine, &mine) == 0) {
+        int allowed = (int)CPU_COUNT(&mine);
+        if (allowed > 0 && allowed < n.limit) n.limit = allowed;
+    }
+    n.cores = cores > 0 && cores < n.limit ? cores : n.limit;
+#endif
     return n;
-}
-
-#else
-
-static cpu_counts count_all(void) {
-    return (cpu_counts){online(), online()};
 }
 
 #endif

@@ -1,4 +1,4 @@
-/* file_posix.c - files on POSIX systems: mapped, read whole, written atomically; our own path.
+/* file_posix.c - files on POSIX systems: mapped, read whole, written atomically.
  *
  * The guard: a page of a mapping whose file was truncated or whose medium is gone raises SIGBUS.
  * Every open mapping stands in a small table, so that the handler can tell such a fault (one line,
@@ -25,14 +25,6 @@
 #include <sys/stat.h>
 #include <sys/types.h>
 #include <unistd.h>
-
-#if defined(__APPLE__)
-#include <mach-o/dyld.h>
-#elif defined(__linux__)
-#include <sys/auxv.h>
-#elif defined(__FreeBSD__) || defined(__NetBSD__)
-#include <sys/sysctl.h>
-#endif
 
 #include "base/memory.h"
 #include "platform/terminal.h"
@@ -145,14 +137,17 @@ lp_code lp_map_open(lp_map *map, const char *path, lp_error *err) {
     close(file);
     if (data == MAP_FAILED) {
         lp_free(copy);
+#if defined(RLIMIT_AS) /* OpenBSD has none */
         struct rlimit limit;
-        if (reason == ENOMEM && getrlimit(RLIMIT_AS, &limit) == 0 && limit.rlim_cur < size) {
+        if (reason == ENOMEM && getrlimit(RLIMIT_AS, &limit) == 0 &&
+            (uint64_t)limit.rlim_cur < size) {
             return lp_fail(err, LP_ERR_MEMORY,
                            "%s: needs %llu MiB of address space, and the limit is %llu MiB "
                            "(ulimit -v)",
                            path, (unsigned long long)(size >> 20),
                            (unsigned long long)(limit.rlim_cur >> 20));
         }
+#endif
         return lp_fail(err, LP_ERR_IO, "%s: cannot map %llu bytes: %s", path,
                        (unsigned long long)size, strerror(reason));
     }
@@ -253,6 +248,7 @@ lp_code lp_file_write_private(const char *path, lp_str data, lp_error *err) {
     lp_buf_free(&temporary);
     return code;
 }
+<<<<<<< HEAD
 
 /* ---- paths --------------------------------------------------------------------------------- */
 
@@ -348,3 +344,5 @@ lp_code lp_own_path(lp_buf *out, lp_error *err) {
 }
 
 #endif
+=======
+>>>>>>> 00c134e (Targets: FreeBSD, NetBSD and OpenBSD as experimental; each row says how far it was tried)

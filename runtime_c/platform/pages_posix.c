@@ -5,7 +5,8 @@
  * default, because they would make a few touched rows of that cache cost 2 MiB each.
  *
  * Available memory (Linux) is the smallest of MemAvailable in /proc/meminfo, which counts page
- * cache that can be dropped, what the control groups leave, and what ulimit -v does.
+ * cache that can be dropped, what the control groups leave, and what ulimit -v does. The BSDs count
+ * pages that are free, and those that are inactive, which include dropped file cache.
  * SPDX-License-Identifier: Apache-2.0 */
 #if defined(__APPLE__)
 #define _DARWIN_C_SOURCE
@@ -23,6 +24,15 @@
 #if defined(__APPLE__)
 #include <mach/mach.h>
 #include <sys/sysctl.h>
+#elif !defined(__linux__)
+#include <sys/param.h>
+
+#include <sys/sysctl.h>
+#if defined(__NetBSD__)
+#include <uvm/uvm_extern.h>
+#elif defined(__OpenBSD__)
+#include <uvm/uvmexp.h>
+#endif
 #endif
 
 #include "platform/shared_posix.h"
@@ -34,11 +44,24 @@
 #define MAP_NORESERVE 0
 #endif
 
-void *lp_pages_reserve(size_t bytes) {
-    if (bytes == 0) return NULL;
+static void *reserve(size_t bytes) {
     void *pages = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     return pages == MAP_FAILED ? NULL : pages;
+}
+
+void *lp_pages_reserve(size_t bytes) {
+    if (bytes == 0) return NULL;
+    void *pages = reserve(bytes);
+#if defined(__OpenBSD__) || defined(__NetBSD__)
+    /* Reserved memory counts against the soft limit of the login class, which we may raise. */
+    struct rlimit limit;
+    if (!pages && getrlimit(RLIMIT_DATA, &limit) == 0 && limit.rlim_cur < limit.rlim_max) {
+        limit.rlim_cur = limit.rlim_max;
+        if (setrlimit(RLIMIT_DATA, &limit) == 0) pages = reserve(bytes);
+    }
+#endif
+    return pages;
 }
 
 void lp_pages_commit(void *part, size_t bytes) {
@@ -141,9 +164,36 @@ uint64_t lp_memory_total(void) {
     return pages > 0 && size > 0 ? (uint64_t)pages * (uint64_t)size : 0;
 }
 
+#if defined(__FreeBSD__)
+static uint64_t available_pages(void) {
+    static const char *const names[] = {"vm.stats.vm.v_free_count", "vm.stats.vm.v_inactive_count"};
+    uint64_t pages = 0;
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        unsigned value = 0;
+        size_t size = sizeof value;
+        if (sysctlbyname(names[i], &value, &size, NULL, 0) == 0) pages += value;
+    }
+    return pages;
+}
+#else
+static uint64_t available_pages(void) {
+#if defined(__NetBSD__)
+    int query[2] = {CTL_VM, VM_UVMEXP2};
+    struct uvmexp_sysctl info;
+#else
+    int query[2] = {CTL_VM, VM_UVMEXP};
+    struct uvmexp info;
+#endif
+    size_t size = sizeof info;
+    if (sysctl(query, 2, &info, &size, NULL, 0) != 0) return 0;
+    return (uint64_t)info.free + (uint64_t)info.inactive;
+}
+#endif
+
 uint64_t lp_memory_available(void) {
     if (known_available != UINT64_MAX) return known_available;
-    return 0;
+    long size = sysconf(_SC_PAGESIZE);
+    return size > 0 ? available_pages() * (uint64_t)size : 0;
 }
 
 uint64_t lp_memory_peak(void) {

@@ -19,9 +19,8 @@
 #include "platform/shared_posix.h"
 
 lp_code lp_process_arguments(int *argc, char ***argv, lp_error *err) {
-    (void)argc;
-    (void)argv;
     (void)err;
+    lp_remember_program(*argc > 0 ? (*argv)[0] : NULL);
     return LP_OK;
 }
 

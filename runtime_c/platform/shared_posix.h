@@ -22,6 +22,12 @@ void lp_memory_remember(void);
 /* Ends a wait for input, the running or the next one. For signal handlers. */
 void lp_terminal_wake(void);
 
+/* The path of the program that a shell starts as argv0 with this PATH, resolved, to be given to
+ * free; NULL when there is none. */
+char *lp_find_program(const char *argv0, const char *path);
+/* Keeps what argv[0] and $PATH name now, for lp_own_path. */
+void lp_remember_program(const char *argv0);
+
 /* Where lp_state_directory would be, made or not. */
 lp_code lp_state_path(lp_buf *out, lp_error *err) LP_MUST_USE;
 
