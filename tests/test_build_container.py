@@ -240,8 +240,9 @@ def fake_runtime(kind: str) -> bytes:
         struct.pack_into("<H", data, 152, 0x20B)
         return bytes(data)
     if kind == "macho":
-        commands = struct.pack("<IIQ", 2, 16, 0) + struct.pack("<IIII", 0x1D, 16, 600, 64)
-        return struct.pack("<IIIIIIII", 0xFEEDFACF, 0, 0, 2, 2, 32, 0, 0) + commands + bytes(900)
+        segment = struct.pack("<II16s4Q4I", 0x19, 72, b"__LINKEDIT", 0, 4096, 500, 164, 1, 1, 0, 0)
+        commands = segment + struct.pack("<IIII", 0x1D, 16, 600, 64)
+        return struct.pack("<IIIIIIII", 0xFEEDFACF, 0, 0, 2, 2, 88, 0, 0) + commands + bytes(900)
     return RUNTIME
 
 

@@ -5,7 +5,9 @@ SPDX-License-Identifier: Apache-2.0
 
 from __future__ import annotations
 
+import hashlib
 import os
+import struct
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +17,9 @@ import llamapack
 import pytest
 from llamapack import build, payload, plan, toolchain
 from llamapack.errors import LlamapackError
+from llamapack.formats import macho
 from llamapack.targets import TARGETS, Target, find_target
+from test_platform import compile_probe
 
 if TYPE_CHECKING:
     import lief
@@ -23,7 +27,9 @@ if TYPE_CHECKING:
 # zig's libc is compiled at the first link of a target, which takes minutes on a slow machine.
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
 
-names = pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.name)
+MAIN = [target for target in TARGETS if not target.experimental]
+BSD = [target for target in TARGETS if target.experimental]
+names = pytest.mark.parametrize("target", MAIN, ids=lambda target: target.name)
 
 
 @pytest.fixture(scope="module")
@@ -65,15 +71,72 @@ def test_is_what_it_says(target: Target, runtimes: Callable[[str], Path]) -> Non
         check_elf_protections(parsed)
     elif target.format == "pe":
         assert isinstance(parsed, lief.PE.Binary)
-        assert parsed.header.machine.name == "AMD64"
+        assert parsed.header.machine.name == {"x86_64": "AMD64", "aarch64": "ARM64"}[target.arch]
         assert parsed.is_pie
         assert parsed.has_nx
     else:
         assert isinstance(parsed, lief.MachO.Binary)
-        assert parsed.header.cpu_type.name == machine
+        assert parsed.header.cpu_type.name.lower() == machine.lower()
         assert parsed.is_pie
-        assert parsed.has_code_signature  # Apple silicon starts nothing unsigned
-        assert list(parsed.build_version.minos)[:2] == [11, 0]
+        minos = {"x86_64": [10, 15], "aarch64": [11, 0]}[target.arch]
+        assert list(parsed.build_version.minos)[:2] == minos
+        check_mach_o(data, parsed)
+    assert len(data) < 1_750_000  # nine million bytes hold all of them in one file
+
+
+def check_mach_o(data: bytes, parsed: lief.MachO.Binary) -> None:
+    """Segments lie in the file one behind the other, the signature ends it, nothing that can be
+    executed is writable or unsigned, and the system's libraries alone are linked."""
+    import lief
+
+    ok, message = lief.MachO.check_layout(parsed)
+    assert ok, message
+    end, writable, executable = 0, 2, 4
+    for segment in parsed.segments:
+        if segment.name == "__PAGEZERO":
+            continue
+        assert segment.file_offset >= end
+        end = segment.file_offset + segment.file_size
+        assert int(segment.init_protection) & (writable | executable) != writable | executable
+        if int(segment.max_protection) & executable:
+            assert end <= check_signature(data)
+    assert end == len(data)
+    assert [library.name for library in parsed.libraries] == ["/usr/lib/libSystem.B.dylib"]
+
+
+def check_signature(data: bytes) -> int:
+    """Hashes each page as the kernel does, by Apple's published structures alone; how many bytes
+    of the file are signed."""
+    command = 32
+    while struct.unpack_from("<I", data, command)[0] != 0x1D:  # LC_CODE_SIGNATURE
+        command += struct.unpack_from("<I", data, command + 4)[0]
+    offset, size = struct.unpack_from("<II", data, command + 8)
+    assert offset + size == len(data)
+    assert offset % 16 == 0
+    blob = data[offset : offset + size]
+    magic, length, count = struct.unpack_from(">III", blob)
+    assert (magic, count) == (0xFADE0CC0, 1)
+    assert length <= size
+    kind, at = struct.unpack_from(">II", blob, 12)
+    assert kind == 0
+    directory = blob[at:length]
+    (magic, length, version, flags, hashes, name, special, slots, limit,
+     hash_size, hash_type, _platform, page) = struct.unpack_from(">9I4B", directory)  # fmt: skip
+    assert (magic, version, hash_size, hash_type) == (0xFADE0C02, 0x20400, 32, 2)
+    assert length == len(directory) == hashes + 32 * slots
+    assert flags & 0x2  # ad hoc
+    assert special == 0
+    assert directory[name : directory.index(b"\0", name)]
+    assert limit == offset
+    pages = range(0, limit, 1 << page)
+    assert slots == len(pages)
+    for slot, start in enumerate(pages):
+        digest = hashlib.sha256(data[start : min(start + (1 << page), limit)]).digest()
+        assert digest == directory[hashes + 32 * slot :][:32], f"page {slot}"
+    base, extent, main = struct.unpack_from(">3Q", directory, 64)
+    assert (base, main) == (0, 1)
+    assert 0 < extent <= limit
+    return int(limit)
 
 
 def check_elf_protections(parsed: lief.ELF.Binary) -> None:
@@ -95,6 +158,34 @@ def test_no_path_of_this_machine_gets_in(target: Target, runtimes: Callable[[str
     for path in (tree.root, toolchain.cache_dir(), Path.home()):
         if len(str(path)) > 5:
             assert str(path).encode() not in data
+
+
+@pytest.mark.parametrize("target", BSD, ids=lambda target: target.name)
+def test_platform_of_the_bsds(target: Target) -> None:
+    """The part that knows the system compiles without a warning and links with its libraries."""
+    import lief
+
+    parsed = lief.parse(list(compile_probe(target.name)))
+    assert isinstance(parsed, lief.ELF.Binary)
+    assert parsed.header.machine_type.name.lower() == target.arch
+    assert parsed.is_pie
+    assert {name.split(".")[0] for name in parsed.libraries} <= {
+        "libc",
+        "libm",
+        "libpthread",
+        "libthr",
+    }
+    notes = {note.name.strip("\0").lower() for note in parsed.notes}
+    assert target.system in notes  # how its kernel knows that the file is meant for it
+    # Nothing of another system: what Linux lists in files must not even be looked for.
+    assert b"/proc/" not in bytes(parsed.get_section(".rodata").content)
+
+
+def test_a_program_signed_again_is_as_signed_at_first() -> None:
+    """The ARM64 linker's own signature is what ours is held against."""
+    linked = toolchain.build_runtime(find_target("macos-aarch64"))
+    assert macho.sign(linked, "runtime") == linked
+    assert macho.sign(macho.sign(linked, "another"), "runtime") == linked
 
 
 def test_linking_again_gives_the_same_bytes(

@@ -10,13 +10,19 @@ import importlib.util
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from llamapack import prebuilt
 from llamapack.container import Part
 from llamapack.errors import LlamapackError
 from llamapack.gguf import Gguf
 from llamapack.targets import Target
 from llamapack.toolchain import find_tree
 
-__all__ = ["Licenses", "collect"]
+__all__ = ["LIBRARIES", "Licenses", "collect", "library_license"]
+
+# By system, the C library that is linked into its runtimes: its folder and file in ziglang. What
+# the other systems link is their own, and stays outside.
+LIBRARIES = {"linux": (("musl", "COPYRIGHT"),), "windows": (("mingw", "COPYING"),)}
+_PROJECTS = {"musl": "musl", "mingw": "mingw-w64"}
 
 _MAX_TEXT = 4 << 20
 _NAMES = ("LICENSE", "LICENCE", "NOTICE", "COPYING", "USE_POLICY")
@@ -70,16 +76,21 @@ def _own_parts(target: Target) -> list[Part]:
     own = _own_license()
     if own:
         parts.append(Part("licenses/llamapack/LICENSE", own))
-    libc = {
-        "linux": ("musl", "musl/COPYRIGHT"),
-        "windows": ("mingw-w64", "mingw/COPYING"),
-    }.get(target.system)
-    spec = importlib.util.find_spec("ziglang")
-    if libc is not None and spec is not None and spec.origin is not None:
-        text = Path(spec.origin).parent / "lib" / "libc" / libc[1]
-        if text.is_file():
-            parts.append(Part(f"licenses/{libc[0]}/{text.name}", text.read_bytes()))
+    for folder, file in LIBRARIES.get(target.system, ()):
+        name = f"{folder}/{file}"
+        text = library_license(name) or prebuilt.library_license(name)
+        if text:
+            parts.append(Part(f"licenses/{_PROJECTS[folder]}/{file}", text))
     return parts
+
+
+def library_license(name: str) -> bytes:
+    """A file below lib/libc of the ziglang package; b"" when it is not there."""
+    spec = importlib.util.find_spec("ziglang")
+    if spec is None or spec.origin is None:
+        return b""
+    path = Path(spec.origin).parent / "lib" / "libc" / name
+    return path.read_bytes() if path.is_file() else b""
 
 
 def _own_license() -> bytes:

@@ -8,7 +8,6 @@ general.quantization_version, which state the new types.
 SPDX-License-Identifier: Apache-2.0
 """
 
-import os
 import struct
 from collections import deque
 from collections.abc import Iterator
@@ -22,6 +21,7 @@ from llamapack.console import size_text
 from llamapack.container import changed, file_pieces, unchanged
 from llamapack.errors import LlamapackError
 from llamapack.gguf import TYPES, Gguf, Tensor, Type
+from llamapack.jobs import cores
 from llamapack.mixes import Mix, find_mix, types_of
 from llamapack.sources import Model
 
@@ -165,7 +165,7 @@ def quantized(model: Model, name: str) -> Quantized:
     """Checks that a model can be quantized to a mix, and that this makes it smaller."""
     mix = find_mix(name)
     tensors = model.gguf.tensors
-    wanted = Quantized(model, mix, types_of(mix, model.gguf), _threads())
+    wanted = Quantized(model, mix, types_of(mix, model.gguf), cores())
     if wanted.size >= model.size:
         now = next(iter(model.gguf.type_counts()))
         raise LlamapackError(
@@ -184,13 +184,6 @@ def quantized(model: Model, name: str) -> Quantized:
             "quality a second time; better start from its F16 or BF16 file"
         )
     return result
-
-
-def _threads() -> int:
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # macOS and Windows
-        return os.cpu_count() or 1
 
 
 def _in_order(items: Iterator["bytes | Future[bytes]"], most: int) -> Iterator[bytes]:

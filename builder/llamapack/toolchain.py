@@ -6,12 +6,17 @@ includes, the flags, the version of zig. So the second build of the same runtime
 nothing, and a stale object cannot be used. A cached file begins with the SHA-256 of the rest, so
 a damaged one is noticed and made again.
 
+Runtimes for several targets are made in one go: all their objects wait in one queue for as many
+compilers as there are cores, while one worker has zig build the C libraries, one after the other,
+since zig uses all cores for one by itself.
+
 The cache lies in $LLAMAPACK_CACHE, else in the user's cache directory. zig's own caches lie in
 it too: its first link for a target builds that target's libc, which takes about a minute once.
 
 SPDX-License-Identifier: Apache-2.0
 """
 
+import contextlib
 import hashlib
 import importlib.metadata
 import importlib.util
@@ -22,13 +27,15 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import cache
+from dataclasses import dataclass, field
+from functools import cache, partial
 from pathlib import Path
 
 import llamapack
+from llamapack import prebuilt
 from llamapack.errors import LlamapackError
+from llamapack.formats import FORMATS
+from llamapack.jobs import Jobs
 from llamapack.targets import Target
 
 __all__ = [
@@ -38,12 +45,15 @@ __all__ = [
     "Source",
     "Tree",
     "build_runtime",
+    "build_runtimes",
     "cache_dir",
     "compile_all",
     "find_tree",
     "link",
     "run_zig",
+    "runtime_key",
     "sources_for",
+    "zig_version",
 ]
 
 Progress = Callable[[str, int, int], None]
@@ -180,11 +190,61 @@ def _source_folders(tree: Tree) -> Iterator[tuple[Path, str, tuple[str, ...]]]:
 
 
 def build_runtime(target: Target, progress: Progress | None = None) -> bytes:
-    """The runtime's executable for a target, from the cache when nothing changed."""
+    """The runtime's executable for a target."""
+    return build_runtimes([target], progress)[0]
+
+
+def build_runtimes(targets: Sequence[Target], progress: Progress | None = None) -> list[bytes]:
+    """The runtimes' executables, in the targets' order: those that travel in the wheel or were made
+    before, if they are of these very sources; the others are compiled, side by side."""
     tree = find_tree()
+    ready: dict[Target, bytes] = {}
+    # A checkout's sources change from minute to minute: there nothing is prebuilt.
+    if not tree.checkout and (zig := prebuilt.zig_version()):
+        shipped = _Keys(tree, zig)
+        for target in targets:
+            found = prebuilt.find(target, shipped.of_runtime(tree, target))
+            if found is not None:
+                ready[target] = found
+    others = [target for target in dict.fromkeys(targets) if target not in ready]
+    if others:
+        ready |= _cached_or_made(tree, others, progress)
+    return [ready[target] for target in targets]
+
+
+def _cached_or_made(
+    tree: Tree, targets: Sequence[Target], progress: Progress | None
+) -> dict[Target, bytes]:
+    keys = _Keys(tree)
+    names = {target: keys.of_runtime(tree, target) for target in targets}
+    ready = {t: data for t, name in names.items() if (data := _cache_read(name)) is not None}
+    builds = {target: _runtime(tree, target) for target in targets if target not in ready}
+    _Maker(tree, keys, list(builds.values()), progress).run()
+    for target, build in builds.items():
+        assert build.result is not None
+        ready[target] = _finished(target, build.result)
+        _cache_write(names[target], ready[target])
+    return ready
+
+
+def _runtime(tree: Tree, target: Target) -> "_Build":
     sources = sources_for(tree, target.arch, windows=target.windows)
-    objects = compile_all(tree, sources, runtime_flags(target), progress)
-    link_flags = (
+    return _Build(tuple(sources), runtime_flags(target), target)
+
+
+def runtime_key(tree: Tree, target: Target) -> str:
+    """A hash of everything a target's runtime is made from: sources, flags, zig's version."""
+    return _Keys(tree).of_runtime(tree, target)
+
+
+def _finished(target: Target, linked: bytes) -> bytes:
+    """What the linker leaves to do: every Mach-O file gets a signature."""
+    finish: Callable[[bytes, str], bytes] | None = getattr(FORMATS[target.format], "finish", None)
+    return finish(linked, "llamapack") if finish is not None else linked
+
+
+def _link_flags(target: Target) -> tuple[str, ...]:
+    return (
         "-target",
         target.triple,
         "-s",
@@ -192,7 +252,6 @@ def build_runtime(target: Target, progress: Progress | None = None) -> bytes:
         "-Wl,--gc-sections" if target.format != "macho" else "-Wl,-dead_strip",
         *target.link_flags,
     )
-    return link(objects, link_flags, f"runtime{target.suffix}", progress)
 
 
 def runtime_flags(target: Target) -> tuple[str, ...]:
@@ -218,66 +277,137 @@ def compile_all(
     """Objects for the sources, in their order; compiles what the cache does not hold.
 
     strict: a warning is an error, also one from an earlier run, since the cache keeps them."""
-    keys = [_object_key(tree, source, flags) for source in sources]
-    objects = [_cache_read(key) for key in keys]
-    missing = [i for i, data in enumerate(objects) if data is None]
-    if missing:
-        with tempfile.TemporaryDirectory(prefix="llamapack-") as work:
-            _compile_missing(tree, sources, flags, keys, objects, missing, Path(work), progress)
-    for key, source in zip(keys, sources, strict=True):
+    build = _Build(tuple(sources), tuple(flags))
+    _Maker(tree, _Keys(tree), [build], progress).run()
+    for key, source in zip(build.keys, sources, strict=True):
         warnings = _cache_read(_warnings_key(key)) if strict else None
         if warnings:
             first = warnings.decode().splitlines()[0]
             raise LlamapackError(f"compiling {source.name} warns: {first}")
-    return [data for data in objects if data is not None]
+    return [data for data in build.objects if data is not None]
 
 
-def _compile_missing(
-    tree: Tree,
-    sources: Sequence[Source],
-    flags: Sequence[str],
-    keys: Sequence[str],
-    objects: list[bytes | None],
-    missing: Sequence[int],
-    work: Path,
-    progress: Progress | None,
-) -> None:
-    done = 0
-    stop = threading.Event()
-    lock = threading.Lock()
+@dataclass(eq=False, slots=True)
+class _Build:
+    """What is compiled together, and linked if it is for a target."""
 
-    def compile_one(index: int) -> None:
-        nonlocal done
-        if stop.is_set():
+    sources: tuple[Source, ...]
+    flags: tuple[str, ...]
+    target: Target | None = None
+    keys: list[str] = field(default_factory=list)
+    objects: list[bytes | None] = field(default_factory=list)
+    missing: int = 0  # objects
+    waits_for: int = 0  # the same and the C library
+    result: bytes | None = None
+
+
+class _Maker:
+    """Compiles what the cache does not hold, and links."""
+
+    def __init__(
+        self, tree: Tree, keys: "_Keys", builds: Sequence[_Build], progress: Progress | None
+    ) -> None:
+        self._tree = tree
+        self._builds = builds
+        self._progress = progress
+        self._keys = keys
+        self._done = 0
+        self._total = 0
+
+    def run(self) -> None:
+        for build in self._builds:
+            build.keys = [self._keys.of(source, build.flags) for source in build.sources]
+            build.objects = [_cache_read(key) for key in build.keys]
+            build.missing = sum(data is None for data in build.objects)
+            self._total += build.missing + (build.target is not None)
+        if self._total == 0:
             return
-        try:
-            data, warnings = _compile(tree, sources[index], flags, work / f"{index}.o", work)
-        except BaseException:
-            stop.set()
-            raise
-        if warnings:
-            _cache_write(_warnings_key(keys[index]), warnings.encode())
-        _cache_write(keys[index], data)
-        with lock:
-            objects[index] = data
-            done += 1
-            if progress:
-                progress("compiling", done, len(missing))
+        with tempfile.TemporaryDirectory(prefix="llamapack-") as work, Jobs() as jobs:
+            self._folder, self._jobs = Path(work), jobs
+            self._show()
+            for build in self._builds:
+                self._begin(build)
+            jobs.run()
 
-    if progress:
-        progress("compiling", 0, len(missing))
-    with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
-        futures = [pool.submit(compile_one, index) for index in missing]
-        try:
-            for future in futures:
-                future.result()
-        except BaseException:
-            stop.set()
-            raise
+    def _begin(self, build: _Build) -> None:
+        build.waits_for = build.missing
+        # What takes longest first: building the C library uses all cores by itself at times only.
+        if build.target is not None and not _has_libc(build.target):
+            build.waits_for += 1
+            target = build.target
+            self._jobs.submit(lambda: _make_libc(target, self._jobs), lambda: self._came(build))
+        for i, data in enumerate(build.objects):
+            if data is None:
+                self._jobs.submit(partial(self._compile, build, i), partial(self._came, build, 1))
+        if build.waits_for == 0:
+            self._link(build)
+
+    def _compile(self, build: _Build, i: int) -> None:
+        source, key = build.sources[i], build.keys[i]
+        out = self._folder / f"{key}.o"
+        data, warnings = _compile(self._tree, source, build.flags, out, self._folder, self._jobs)
+        if warnings:
+            _cache_write(_warnings_key(key), warnings.encode())
+        _cache_write(key, data)
+        build.objects[i] = data
+
+    def _came(self, build: _Build, objects: int = 0) -> None:
+        build.missing -= objects
+        build.waits_for -= objects or 1
+        self._done += objects
+        self._show()
+        if build.waits_for == 0:
+            self._link(build)
+
+    def _link(self, build: _Build) -> None:
+        target = build.target
+        if target is None:
+            return
+
+        def job() -> None:
+            objects = [data for data in build.objects if data is not None]
+            name = f"runtime{target.suffix}"
+            build.result = link(objects, _link_flags(target), name, jobs=self._jobs)
+
+        def done() -> None:
+            self._done += 1
+            self._show()
+
+        self._jobs.submit(job, done)
+
+    def _show(self) -> None:
+        if not self._progress:
+            return
+        compiling = [build for build in self._builds if build.missing]
+        linking = [build for build in self._builds if build.target and build.result is None]
+        what, left = ("compiling", compiling) if compiling else ("linking", linking)
+        names = [build.target.name for build in left if build.target]
+        if names:
+            what += f" for {names[0]}" + (f" and {len(names) - 1} more" if names[1:] else "")
+        self._progress(what, self._done, self._total)
+
+
+def _libc_key(target: Target) -> str:
+    return _new_key("libc", _link_flags(target)).hexdigest()
+
+
+def _has_libc(target: Target) -> bool:
+    """Whether zig's libraries for this target were built before (they may be gone again: then the
+    link builds them)."""
+    return _cache_read(_libc_key(target)) is not None
+
+
+def _make_libc(target: Target, jobs: Jobs) -> None:
+    """Links an empty program, so that zig builds its libraries while the runtime is compiled."""
+    with tempfile.TemporaryDirectory(prefix="llamapack-") as work:
+        (Path(work) / "empty.c").write_text("int main(void) { return 0; }\n")
+        arguments = ["cc", "empty.c", *_link_flags(target), "-o", f"empty{target.suffix}"]
+        run_zig(arguments, Path(work), f"building the C library of {target.name}", jobs)
+    _cache_write(_libc_key(target), b"built")
 
 
 def _compile(
-    tree: Tree, source: Source, flags: Sequence[str], out: Path, work: Path
+    tree: Tree, source: Source, flags: Sequence[str], out: Path, work: Path, jobs: Jobs | None
 ) -> tuple[bytes, str]:
     """The object, and what the compiler had to say."""
     arguments = ["cc", *flags, *source.flags]
@@ -288,7 +418,7 @@ def _compile(
     for folder in (tree.generated, tree.root):
         arguments.append(f"-ffile-prefix-map={folder}=.")
     arguments += ["-c", str(source.path), "-o", str(out)]
-    warnings = run_zig(arguments, work, f"compiling {source.name}").stderr
+    warnings = run_zig(arguments, work, f"compiling {source.name}", jobs).stderr
     data = out.read_bytes()
     out.unlink()
     return data, warnings
@@ -299,7 +429,7 @@ def _warnings_key(key: str) -> str:
 
 
 def link(
-    objects: Sequence[bytes], flags: Sequence[str], name: str, progress: Progress | None = None
+    objects: Sequence[bytes], flags: Sequence[str], name: str, jobs: Jobs | None = None
 ) -> bytes:
     """Links objects in a directory of its own and returns the file's bytes."""
     digest = _new_key("link", flags)
@@ -310,40 +440,32 @@ def link(
     cached = _cache_read(key)
     if cached is not None:
         return cached
-    if progress:
-        progress("linking (the first time for a target also builds its C library)", 0, 1)
     with tempfile.TemporaryDirectory(prefix="llamapack-") as work:
         names = []
         for index, data in enumerate(objects):
             # Names of its own making: they may end up in symbol tables and must not vary.
             (Path(work) / f"{index}.o").write_bytes(data)
             names.append(f"{index}.o")
-        run_zig(["cc", *names, *flags, "-o", name], Path(work), "linking the runtime")
+        run_zig(["cc", *names, *flags, "-o", name], Path(work), "linking the runtime", jobs)
         result = (Path(work) / name).read_bytes()
     _cache_write(key, result)
-    if progress:
-        progress("linking", 1, 1)
     return result
 
 
-def run_zig(arguments: Sequence[str], work: Path, what: str) -> subprocess.CompletedProcess[str]:
-    """Runs zig; a failure becomes one error with its first line of complaint."""
+def run_zig(
+    arguments: Sequence[str], work: Path, what: str, jobs: Jobs | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Runs zig, as one of some jobs; a failure becomes one error with its first line of
+    complaint."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("ZIG_")}
     environment["ZIG_GLOBAL_CACHE_DIR"] = str(cache_dir() / "zig")
     environment["ZIG_LOCAL_CACHE_DIR"] = str(work / "zig-local")
     # __DATE__ and __TIME__, should one ever slip in, are the same in every build.
     environment["SOURCE_DATE_EPOCH"] = "0"
-    process = subprocess.run(
-        [*_zig_command(), *arguments],
-        cwd=work,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        encoding="utf-8",
-        errors="replace",
-        check=False,
-    )
+    with contextlib.ExitStack() as alone:
+        if jobs is None:
+            jobs = alone.enter_context(Jobs(1))
+        process = jobs.call([*_zig_command(), *arguments], work, environment)
     if process.returncode != 0:
         output = process.stderr.strip() or process.stdout.strip() or "no message"
         lines = output.splitlines()
@@ -356,50 +478,76 @@ def run_zig(arguments: Sequence[str], work: Path, what: str) -> subprocess.Compl
 
 @cache
 def _zig_command() -> tuple[str, ...]:
-    if importlib.util.find_spec("ziglang") is None:
+    spec = importlib.util.find_spec("ziglang")
+    if spec is None or spec.origin is None:
         raise LlamapackError("the compiler is missing: pip install ziglang")
-    return (sys.executable, "-m", "ziglang")
+    # The program itself: `python -m ziglang` would start a Python for each of hundreds of files.
+    program = Path(spec.origin).with_name("zig.exe" if sys.platform == "win32" else "zig")
+    return (str(program),) if program.is_file() else (sys.executable, "-m", "ziglang")
 
 
 @cache
-def _zig_version() -> str:
+def zig_version() -> str:
+    """Of the ziglang package, which is zig's own."""
     try:
         return importlib.metadata.version("ziglang")
     except importlib.metadata.PackageNotFoundError:
         raise LlamapackError("the compiler is missing: pip install ziglang") from None
 
 
-def _new_key(kind: str, flags: Sequence[str]) -> "hashlib._Hash":
-    return hashlib.sha256("\0".join((kind, _zig_version(), *flags, "")).encode())
+def _new_key(kind: str, flags: Sequence[str], zig: str = "") -> "hashlib._Hash":
+    return hashlib.sha256("\0".join((kind, zig or zig_version(), *flags, "")).encode())
 
 
-def _object_key(tree: Tree, source: Source, flags: Sequence[str]) -> str:
-    digest = _new_key("object", (*flags, *source.flags, source.name))
-    for path in sorted(_read_by(tree, source.path)):
-        digest.update(_file_hash(path, path.stat().st_mtime_ns))
-    return digest.hexdigest()
+class _Keys:
+    """Hashes of all that objects are made from: the bytes of a source and of every file it includes
+    by quotes, flags, the compiler's version. Each file is looked at once, for all targets."""
 
+    def __init__(self, tree: Tree, zig: str = "") -> None:
+        self._zig = zig or zig_version()
+        self._folders = [str(folder) for folder in tree.include_dirs]
+        self._kernels = str(tree.root / "kernels_x86_arm")
+        self._includes: dict[str, list[str]] = {}
+        self._contents: dict[str, bytes] = {}
 
-def _read_by(tree: Tree, path: Path) -> set[Path]:
-    """The file and everything it includes by quotes, directly or not."""
-    seen: set[Path] = set()
-    waiting = [path]
-    kernels = tree.root / "kernels_x86_arm"
-    while waiting:
-        file = waiting.pop()
-        if file in seen:
-            continue
-        seen.add(file)
-        # Kernel bodies are included by macros too, so all of that folder's headers count.
-        if file.parent == kernels:
-            waiting += [p for p in kernels.iterdir() if p.suffix in (".h", ".inc", ".def")]
-        for name in _included_names(file, file.stat().st_mtime_ns):
-            for folder in (file.parent, *tree.include_dirs):
-                candidate = Path(os.path.normpath(folder / name))
-                if candidate.is_file():
-                    waiting.append(candidate)
-                    break
-    return seen
+    def of(self, source: Source, flags: Sequence[str]) -> str:
+        digest = _new_key("object", (*flags, *source.flags, source.name), self._zig)
+        digest.update(self._content(str(source.path)))
+        return digest.hexdigest()
+
+    def of_runtime(self, tree: Tree, target: Target) -> str:
+        digest = _new_key("runtime 1", _link_flags(target), self._zig)
+        flags = runtime_flags(target)
+        for source in sources_for(tree, target.arch, windows=target.windows):
+            digest.update(self.of(source, flags).encode())
+        return digest.hexdigest()
+
+    def _content(self, path: str) -> bytes:
+        """The hashes of a source and of all it includes, directly or not."""
+        if path not in self._contents:
+            seen: set[str] = set()
+            waiting = [path]
+            while waiting:
+                file = waiting.pop()
+                if file not in seen:
+                    seen.add(file)
+                    waiting += self._included(file)
+            files = sorted(map(Path, seen))
+            self._contents[path] = b"".join(_file_hash(f, f.stat().st_mtime_ns) for f in files)
+        return self._contents[path]
+
+    def _included(self, file: str) -> list[str]:
+        if file not in self._includes:
+            own = os.path.dirname(file)
+            found = self._includes[file] = []
+            # Kernel bodies are included by macros too, so all of that folder's headers count.
+            if own == self._kernels:
+                names = os.listdir(own)
+                found += [os.path.join(own, n) for n in names if n.endswith((".h", ".inc", ".def"))]
+            for name in _included_names(Path(file), os.stat(file).st_mtime_ns):
+                places = (os.path.normpath(os.path.join(f, name)) for f in (own, *self._folders))
+                found += filter(None, [next(filter(os.path.isfile, places), None)])
+        return self._includes[file]
 
 
 @cache
