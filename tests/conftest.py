@@ -35,6 +35,7 @@ TOOLS = {  # marker: the programs of which one must be there
     "wine": ("wine64", "wine", "/usr/lib/wine/wine64"),
     "qemu": ("qemu-aarch64", "qemu-aarch64-static"),
     "clang": ("clang", "clang-14", "clang-16", "clang-19"),
+    "desktop": ("desktop-file-validate",),
     "chromium": ("chromium", "chromium-browser", "google-chrome"),
 }
 

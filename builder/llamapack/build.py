@@ -5,12 +5,12 @@ SPDX-License-Identifier: Apache-2.0
 
 import dataclasses
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from llamapack import container, licenses, native, system_kv, toolchain
+from llamapack import container, launchers, licenses, native, system_kv, toolchain
 from llamapack.atomic import atomic_file, atomic_files, explained, scratch_file
 from llamapack.container import Facts, Partner
 from llamapack.layout import Job, Layout, choose_quant, lay_out
@@ -47,7 +47,7 @@ class Result:
 def build(plan: Plan, progress: Progress | None = None) -> list[Result]:
     """Writes every output of the plan."""
     # All runtimes first: a compiler's error then comes before any file was written.
-    runtimes = [toolchain.build_runtime(output.target, progress) for output in plan.outputs]
+    runtimes = toolchain.build_runtimes([output.target for output in plan.outputs], progress)
     jobs = [_job(plan, *pair) for pair in zip(plan.outputs, runtimes, strict=True)]
     notes = choose_quant(plan, jobs)
     if plan.quantized:
@@ -68,14 +68,17 @@ def _job(plan: Plan, output: Output, runtime: bytes) -> Job:
     texts = licenses.collect(
         model.gguf if model else None, plan.licenses, plan.kept.licenses, output.target
     )
+    # An application's archive is a file called "model": the program then needs a name of its own.
+    stem = output.path.stem if output.app else ""
     facts = Facts(
-        name=plan.name,
+        name=plan.name or stem,
         system=plan.system,
         args=tuple(plan.args),
         chat_template_sha256=model.gguf.template_sha256 if model else "",
         license_name=texts.name,
         license_files=tuple(part.name for part in texts.parts),
         notice=texts.notice,
+        program=launchers.program_row(runtime, stem) if output.app else None,
     )
     parts = sorted([*texts.parts, *page_parts()], key=lambda part: part.name)
     return Job(output, runtime, parts, texts, facts)
@@ -159,13 +162,21 @@ class _Writer:
         for job in jobs:
             if job.output.path not in results:
                 results[job.output.path] = self._write_whole(job)
+        if self._plan.desktop:
+            for output in (job.output for job in jobs if job.output.target.system == "linux"):
+                title = self._plan.name or output.path.name
+                launchers.write_desktop(output.path, title, self._plan.pictures)
         return [results[job.output.path] for job in jobs]
 
     def _write_whole(self, job: Job) -> Result:
         path = job.output.path
-        with atomic_file(path, 0o755) as file:
+        whole: AbstractContextManager[BinaryIO] = atomic_file(path, 0o755)
+        if job.output.app:
+            target, pictures = job.output.target, self._plan.pictures
+            whole = launchers.application(path, job.runtime, target, job.facts.name, pictures)
+        with whole as file:
             self._container(file, job, self._weights, None)
-            size = file.tell()
+            size = file.tell() + (len(job.runtime) if job.output.app else 0)
         self._share(path)
         return self._result(job, size)
 
@@ -199,12 +210,16 @@ class _Writer:
         }
 
     def _share(self, path: Path) -> None:
-        """Quantized once: the other outputs get the bytes from the first file that has them."""
-        if self._weights is None or self._weights is not self._plan.quantized:
+        """Read, quantized and hashed once: what else is written gets the bytes from this file."""
+        weights = self._weights
+        if weights is None or (isinstance(weights, container.Weights) and weights.known):
             return
-        entry = open_payload(path).model
+        opened = open_payload(path)
+        entry = opened.model
         assert entry is not None
-        self._weights = container.Weights(path, entry.data, entry.stored)
+        (row,) = (row for row in opened.manifest["entries"] if row["name"] == entry.name)
+        known = container.Checksums(entry.crc32, tuple(map(bytes.fromhex, row["chunks"])))
+        self._weights = container.Weights(opened.path, entry.data, entry.stored, known=known)
 
     def _container(
         self,
@@ -215,7 +230,7 @@ class _Writer:
     ) -> None:
         container.write_container(
             file,
-            job.runtime,
+            b"" if job.output.app else job.runtime,
             job.output.target,
             job.parts,
             weights,

@@ -74,7 +74,7 @@ def build(
         list[str] | None,
         typer.Option(
             metavar="NAME",
-            help="System to build for (see `llamapack targets`); may be repeated. "
+            help="System to build for (see `llamapack targets`), or native; may be repeated. "
             "Default: this machine.",
         ),
     ] = None,
@@ -144,6 +144,26 @@ def build(
     no_model: Annotated[
         bool, typer.Option("--no-model", help="Pack no weights: the program needs -m FILE.")
     ] = False,
+    app_bundle: Annotated[
+        bool,
+        typer.Option(
+            "--app", help="For macOS targets, write an application (NAME.app) that can be signed."
+        ),
+    ] = False,
+    desktop: Annotated[
+        bool,
+        typer.Option(
+            "--desktop", help="For Linux targets, write NAME.desktop (and an icon) beside it."
+        ),
+    ] = False,
+    icon: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Icon for --app and --desktop: a .png of 128, 256, 512 or 1024 pixels, or an .ico "
+            "that holds one.",
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Pack MODEL into one executable."""
@@ -164,6 +184,9 @@ def build(
         max_size=max_size,
         split=split,
         no_model=no_model,
+        app=app_bundle,
+        desktop=desktop,
+        icon=icon,
     )
     with console.progress() as progress:
         results = run(plan, progress)
@@ -257,14 +280,17 @@ def targets(as_json: Json = False) -> None:
     if as_json:
         console.print_json(
             [
-                {"name": t.name, "description": t.description, "host": t.name == host}
+                {"name": t.name, "description": t.description, "state": t.state,
+                 "experimental": t.experimental, "host": t.name == host}
                 for t in TARGETS
             ]
-        )
+        )  # fmt: skip
         return
+    wide = max(len(t.description) for t in TARGETS)
     for t in TARGETS:
         mark = "  (this machine)" if t.name == host else ""
-        console.result(f"{t.name:16} {t.description}{mark}")
+        console.result(f"{t.name:16} {t.description:{wide}}  {t.state}{mark}")
+    console.result(f"{'native':16} this machine's, as without --target")
 
 
 @app.command()

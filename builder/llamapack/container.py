@@ -46,6 +46,9 @@ manifest.json, format 1. Unknown keys are to be ignored; another major `format` 
                  "sha256": "hex",       of those bytes less the ranges in "skip"
                  "skip": [[216, 4], [288, 8]]},   offset and length, ascending: what signing
                                         changes (PE CheckSum and security entry, Mach-O signature)
+     "program": {"name": "chat",        only in an application of macOS (launchers.py): its archive
+                 "size": 1234567, ...}, stands alone, so "runtime" is empty and this says the same
+                                        of the program less its signature
      "entries": [                       every entry but manifest.json, in the order of the file
        {"name": "model.gguf",
         "size": 98362432,               bytes after inflating
@@ -71,6 +74,7 @@ SPDX-License-Identifier: Apache-2.0
 """
 
 import contextlib
+import errno
 import functools
 import hashlib
 import io
@@ -96,6 +100,7 @@ __all__ = [
     "MANIFEST",
     "MODEL",
     "SYSTEM_KV",
+    "Checksums",
     "Facts",
     "Part",
     "Partner",
@@ -146,6 +151,14 @@ class Source(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Checksums:
+    """Of the weights: computed once, however many files they are written to."""
+
+    crc32: int
+    chunks: tuple[bytes, ...]  # SHA-256 of each CHUNK
+
+
+@dataclass(frozen=True, slots=True)
 class Weights:
     """A GGUF that is copied as it is: a range of a file."""
 
@@ -153,6 +166,7 @@ class Weights:
     offset: int
     size: int
     sha256: str = ""  # the root over their chunks, if it is known: copying then compares
+    known: Checksums | None = None  # of bytes that this build wrote: copying does not compare
 
     def pieces(self) -> Iterator[bytes]:
         """The bytes; an error when the file changes while it is read."""
@@ -196,6 +210,7 @@ class Facts:
     system_kv: Mapping[str, Any] | None = None  # the row about it, less "entry"
     date: int | None = None
     partner: Partner | None = None
+    program: Mapping[str, Any] | None = None  # of an application: launchers.program_row
 
 
 Bound = Callable[[bytes, int], bytes]
@@ -356,6 +371,10 @@ class _Writer:
         self, weights: Source, entry: Entry, progress: Callable[[int], None] | None
     ) -> list[bytes]:
         """Writes the weights and sets the entry's checksum; the digest of each chunk."""
+        if isinstance(weights, Weights) and weights.known:
+            _clone(weights, self._out, progress)
+            entry.crc32 = weights.known.crc32
+            return list(weights.known.chunks)
         chunks: list[bytes] = []
         chunk, in_chunk, done = hashlib.sha256(), 0, 0
         for piece in weights.pieces():
@@ -425,6 +444,36 @@ def _row(entry: Entry, digest: str) -> dict[str, Any]:
     return {"name": entry.name, "size": entry.size, "stored": entry.stored, "sha256": digest}
 
 
+def _clone(weights: Weights, out: BinaryIO, progress: Callable[[int], None] | None) -> None:
+    """Copies to where `out` stands, by the kernel if it can: some file systems then share the
+    blocks."""
+    begin = out.tell()
+    done = 0
+    try:
+        with weights.path.open("rb") as file, unchanged(weights.path, file):
+            out.flush()
+            while hasattr(os, "copy_file_range") and done < weights.size:
+                count = min(CHUNK, weights.size - done)
+                moved = os.copy_file_range(
+                    file.fileno(), out.fileno(), count, weights.offset + done, begin + done
+                )
+                if moved == 0:
+                    raise changed(weights.path)
+                done += moved
+                if progress:
+                    progress(done)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO):
+            raise
+    out.seek(begin + done)
+    rest = Weights(weights.path, weights.offset + done, weights.size - done)
+    for piece in rest.pieces():  # across file systems, and elsewhere than on Linux
+        out.write(piece)
+        done += len(piece)
+        if progress:
+            progress(done)
+
+
 def _pieces_of(weights: Weights) -> Iterator[bytes]:
     with weights.path.open("rb") as file, unchanged(weights.path, file):
         yield from file_pieces(file, weights.offset, weights.size)
@@ -463,7 +512,7 @@ def _manifest(
     facts: Facts,
     rows: list[dict[str, Any]],
 ) -> bytes:
-    skip = FORMATS[target.format].mutable_ranges(runtime)
+    skip = FORMATS[target.format].mutable_ranges(runtime) if runtime else []
     manifest = {
         "format": FORMAT,
         "builder": f"llamapack {llamapack.__version__}",
@@ -493,6 +542,8 @@ def _manifest(
             "sha256": partner.sha256,
             "model": {"size": partner.model_size, "sha256": partner.model_sha256},
         }
+    if facts.program is not None:
+        manifest["program"] = dict(facts.program)
     if facts.quantized:
         manifest["quantized"] = facts.quantized
     if facts.system_kv is not None and (weights or facts.partner):

@@ -12,6 +12,7 @@ from llamapack import payload
 from llamapack.console import size_text
 from llamapack.errors import LlamapackError
 from llamapack.gguf import Gguf, read_gguf
+from llamapack.launchers import payload_file
 from llamapack.sources import read_head
 from llamapack.toolchain import Progress
 from llamapack.ziprecords import Entry
@@ -21,7 +22,7 @@ __all__ = ["describe", "extract_files", "lines"]
 
 def describe(path: Path) -> dict[str, Any]:
     """Facts about a packed executable or a GGUF, ready for JSON."""
-    if not payload.is_packed(read_head(path)):
+    if not payload.is_packed(read_head(payload_file(path))):
         return {"file": str(path), "size": path.stat().st_size, "model": _model(read_gguf(path))}
     opened = payload.open_payload(path)
     manifest = opened.manifest
@@ -30,6 +31,8 @@ def describe(path: Path) -> dict[str, Any]:
         facts[key] = manifest.get(key)
     if "quantized" in manifest:
         facts["quantized"] = manifest["quantized"]
+    if isinstance(program := manifest.get("program"), dict):  # of an application
+        facts["runtime"] = program
     facts["system_kv"] = _system_kv(opened)
     facts["entries"] = [
         {"name": e.name, "size": e.size, "stored": e.stored, "offset": e.data}

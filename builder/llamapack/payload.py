@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from llamapack.atomic import atomic_file
-from llamapack.container import COMMENT_PREFIX, FORMAT, MANIFEST, weights_name
+from llamapack.container import COMMENT_PREFIX, FORMAT, MANIFEST, hash_without, weights_name
 from llamapack.errors import LlamapackError
 from llamapack.formats import detect
+from llamapack.launchers import payload_file
 from llamapack.ziprecords import (
     DEFLATED,
     BadZip,
@@ -107,8 +108,9 @@ def is_packed(head: bytes) -> bool:
 
 
 def open_payload(path: Path) -> Payload:
-    """Finds the archive at the end of an executable and reads its directory and manifest; the same
-    for the file with its weights, if they are not inside."""
+    """Finds the archive at the end of an executable, or in an application, and reads its directory
+    and manifest; the same for the file with its weights, if they are not inside."""
+    path = payload_file(path)
     try:
         with path.open("rb") as file:
             payload = _open(path, file)
@@ -256,6 +258,7 @@ class _Verifier:
             self._entry(row)
         self._rest([self._payload.entries[text(row, "name")] for row in rows])
         self._system_kv()
+        self._program()
         return self._total
 
     def _fail(self, what: str) -> LlamapackError:
@@ -281,6 +284,24 @@ class _Verifier:
             self._step(span[1])
         if digest.hexdigest() != text(runtime, "sha256"):
             raise self._fail("the runtime differs from its hash")
+
+    def _program(self) -> None:
+        """The executable of an application, which stands in a file of its own."""
+        row = self._payload.manifest.get("program")
+        if row is None:
+            return
+        name, skip = text(row, "name") if isinstance(row, dict) else "", row.get("skip", [])
+        if not name or "/" in name or not isinstance(skip, list) or not all(map(_is_span, skip)):
+            raise self._fail("the manifest's row about the program makes no sense")
+        path = self._payload.path.parents[1] / "MacOS" / name
+        try:
+            with path.open("rb") as file:
+                data = file.read(number(row, "size"))
+        except OSError as error:
+            raise LlamapackError(f"cannot read {path}: {error.strerror}") from None
+        if hash_without(data, sorted(map(tuple, skip))) != text(row, "sha256"):
+            raise LlamapackError(f"{path}: damaged: the program differs from its hash")
+        self._total += len(data)
 
     def _rows(self) -> list[dict[str, Any]]:
         rows = self._payload.manifest.get("entries")

@@ -18,6 +18,7 @@ from llamapack.default_args import checked_args, merged_args
 from llamapack.errors import LlamapackError, UsageError
 from llamapack.formats import FORMATS
 from llamapack.kept import Kept, kept_of
+from llamapack.launchers import is_application, payload_file, read_pictures
 from llamapack.mixes import find_mix
 from llamapack.payload import is_packed, open_payload
 from llamapack.quantize import Quantized, quantized
@@ -39,6 +40,7 @@ _ARCH_ROW = re.compile(r'\.name\s*=\s*"([a-z0-9_-]+)"')
 class Output:
     target: Target
     path: Path
+    app: bool = False  # path is an application of macOS, a directory
 
 
 @dataclass(slots=True)
@@ -54,6 +56,8 @@ class Plan:
     quantized: Quantized | None = None
     split: bool = False  # weights in a file of their own, whatever their size
     out: Path = Path()  # as the user named it
+    pictures: dict[int, bytes] = field(default_factory=dict)  # PNG files by size in pixels
+    desktop: bool = False
     max_size: int | None = None  # of every file; build() then chooses what to quantize to
 
     @property
@@ -84,6 +88,9 @@ def make_plan(
     max_size: str = "",
     split: bool = False,
     no_model: bool = False,
+    app: bool = False,
+    desktop: bool = False,
+    icon: Path | None = None,
 ) -> Plan:
     """Checks everything; model may be None with no_model only. What is not given (None, not "") is
     kept from a packed executable; of its args those that are given anew go."""
@@ -105,11 +112,15 @@ def make_plan(
     _check_text("--system", system or "", _MAX_SYSTEM, lines=True)
     for arg in args:
         _check_text("--arg", arg, _MAX_SYSTEM, lines=True)
-    outputs = plan_outputs(out, targets)
+    outputs = plan_outputs(out, targets, app=app)
+    if desktop and all(output.target.system != "linux" for output in outputs):
+        raise UsageError("--desktop is for Linux: there is no such target")
+    if app and split:
+        raise UsageError("--app holds the weights in a file of its own already; drop --split")
     arches = [output.target.arch for output in outputs]
     checked = checked_args([arg for arg in args if arg], arches)
     for output in outputs:
-        _check_output(output.path)
+        _check_output(output.path, output.app)
     found = find_model(model) if model is not None else None
     licenses = list(found.licenses) if found else []
     if license_file is not None:
@@ -120,6 +131,9 @@ def make_plan(
         _check_model(found)
     plan = Plan(found, outputs, out=out, split=split, max_size=limit, licenses=licenses)
     plan.quantized = quantized(found, quant) if found and quant else None
+    plan.desktop = desktop
+    if icon is not None and (app or desktop):
+        plan.pictures = read_pictures(icon)
     kept = plan.kept
     plan.name = kept.name if name is None else name
     plan.system = kept.system if system is None else system
@@ -143,7 +157,7 @@ def repack_plan(
     file: Path, out: Path, targets: Sequence[str], *, args: Sequence[str], split: bool
 ) -> Plan:
     """The plan for what is in a packed executable, with all that its builder decided."""
-    if not is_packed(read_head(file)):
+    if not is_packed(read_head(payload_file(file))):
         raise LlamapackError(f"{file}: not packed by llamapack (llamapack build packs a GGUF)")
     target = kept_of(open_payload(file)).target
     wanted = list(targets) or ([target] if target else [])
@@ -174,16 +188,21 @@ def weights_path(plan: Plan, outputs: Sequence[Output]) -> Path:
     return path
 
 
-def plan_outputs(out: Path, targets: Sequence[str]) -> list[Output]:
-    """One target: OUT (with .exe for Windows); several: OUT-<target>[.exe]."""
-    rows = [find_target(name) for name in dict.fromkeys(targets)] or [host_target()]
+def plan_outputs(out: Path, targets: Sequence[str], *, app: bool = False) -> list[Output]:
+    """One target: OUT (with .exe for Windows); several: OUT-<target>[.exe]. app: for macOS it is
+    an application, with .app."""
+    rows = list(dict.fromkeys(map(find_target, targets))) or [host_target()]
     if not out.name or out.name == "..":
         raise UsageError(f"-o {out} names no file")
-    if len(rows) == 1:
-        return [Output(rows[0], _resolve(with_suffix(out, rows[0].suffix)))]
-    return [
-        Output(row, _resolve(out.with_name(f"{out.name}-{row.name}{row.suffix}"))) for row in rows
-    ]
+    if app and all(row.system != "macos" for row in rows):
+        raise UsageError("--app is for macOS: there is no such target")
+    outputs = []
+    for row in rows:
+        is_app = app and row.system == "macos"
+        suffix = ".app" if is_app else row.suffix
+        path = out if len(rows) == 1 else out.with_name(f"{out.name}-{row.name}")
+        outputs.append(Output(row, _resolve(with_suffix(path, suffix)), is_app))
+    return outputs
 
 
 def with_suffix(out: Path, suffix: str) -> Path:
@@ -216,12 +235,15 @@ def runtime_architectures() -> list[str]:
     return _ARCH_ROW.findall(source.read_text(encoding="utf-8")) if source.is_file() else []
 
 
-def _check_output(path: Path) -> None:
+def _check_output(path: Path, app: bool = False) -> None:
     parent = path.parent
     try:
-        if path.is_dir():
+        if app and path.exists():
+            if not is_application(path):
+                raise LlamapackError(f"{path} is no application and will not be replaced")
+        elif path.is_dir():
             raise LlamapackError(f"{path} is a directory; name a file with -o")
-        if path.exists() and not stat.S_ISREG(path.stat().st_mode):
+        elif path.exists() and not stat.S_ISREG(path.stat().st_mode):
             raise LlamapackError(f"{path} is not a regular file and will not be replaced")
         if not parent.exists():
             raise LlamapackError(f"no such directory: {parent}")
@@ -273,6 +295,6 @@ def _check_model(model: Model) -> None:
 
 
 def _check_against_input(model: Model, paths: Sequence[Path]) -> None:
-    for path in paths:
+    for path in map(payload_file, paths):
         if path.exists() and any(os.path.samefile(path, file) for file in model.files):
             raise LlamapackError(f"{path} is the model itself; name another file with -o")

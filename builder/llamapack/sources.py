@@ -16,6 +16,7 @@ from pathlib import Path
 from llamapack.errors import LlamapackError
 from llamapack.gguf import Gguf, read_gguf
 from llamapack.kept import Kept, kept_of
+from llamapack.launchers import payload_file
 from llamapack.licenses import find_beside
 from llamapack.payload import is_packed, open_payload
 
@@ -89,6 +90,7 @@ def find_model(text: str) -> Model:
 
 
 def _from_path(path: Path) -> Model:
+    path = payload_file(path)
     head = read_head(path)
     if head.startswith(b"GGUF") or not is_packed(head):
         return Model(path, 0, read_gguf(path), find_beside(path), files=(path,))

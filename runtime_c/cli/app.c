@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/utf8.h"
+#include "cli/bundle.h"
 #include "cli/print.h"
 #include "cli/system_kv.h"
 #include "platform/process.h"
@@ -78,13 +79,34 @@ static lp_code open_model_file(lp_app *app, lp_error *err) {
     return LP_OK;
 }
 
+/* A program without an archive may be that of an application: then the application's archive takes
+ * the place of its own file. */
+static bool enter_bundle(lp_app *app) {
+    lp_buf path;
+    lp_map map = {0};
+    lp_buf_init(&path, 0);
+    if (lp_bundle_payload(&path, lp_buf_str(&app->own_path), NULL) != LP_OK ||
+        lp_map_open(&map, path.data, NULL) != LP_OK) {
+        lp_buf_free(&path);
+        return false;
+    }
+    lp_map_close(&app->own_map);
+    lp_buf_free(&app->own_path);
+    app->own_map = map;
+    app->own_path = path;
+    return true;
+}
+
 static lp_code open_payload(lp_app *app, lp_error *err) {
     LP_TRY(lp_own_path(&app->own_path, err));
-    app->model_label = app->own_path.data;
     LP_TRY(lp_map_open(&app->own_map, app->own_path.data, err));
     lp_error archive;
     lp_code code =
         lp_container_open(&app->container, app->own_map.data, app->own_map.size, &archive);
+    if (code != LP_OK && enter_bundle(app)) {
+        code = lp_container_open(&app->container, app->own_map.data, app->own_map.size, &archive);
+    }
+    app->model_label = app->own_path.data;
     if (app->options.model_file != NULL) {
         /* A bare runtime may be tried with other weights; a damaged archive may not pass unsaid. */
         return open_model_file(app, err);
