@@ -20,7 +20,7 @@ from typing import Any
 
 import lief
 import pytest
-from llamapack import launchers, payload, toolchain
+from llamapack import launchers, payload, plan, toolchain
 from llamapack.errors import LlamapackError
 from llamapack.targets import find_target
 from test_build_targets import check_mach_o
@@ -187,6 +187,17 @@ def test_what_cannot_be_is_refused(
     done = llamapack("build", "--no-model", "-o", "out", *words, code=2 if "is for" in said else 1)
     assert said in done.stderr
     assert sorted(os.listdir()) == ["odd.png", "text.ico"]
+
+
+def test_names_of_outputs(tmp_path: Path) -> None:
+    def names(out: str, *targets: str) -> list[str]:
+        return [o.path.name for o in plan.plan_outputs(tmp_path / out, targets, app=True)]
+
+    assert names("chat", "macos-x86_64") == ["chat.app"]
+    assert names("chat.app", "macos-x86_64") == ["chat.app"]
+    assert names("chat", "macos-x86_64", "linux-x86_64", "windows-x86_64") == [
+        "chat-macos-x86_64.app", "chat-linux-x86_64", "chat-windows-x86_64.exe"
+    ]  # fmt: skip
 
 
 def test_only_an_application_is_replaced(tmp_path: Path) -> None:

@@ -21,8 +21,12 @@ __all__ = ["LIBRARIES", "Licenses", "collect", "library_license"]
 
 # By system, the C library that is linked into its runtimes: its folder and file in ziglang. What
 # the other systems link is their own, and stays outside.
-LIBRARIES = {"linux": (("musl", "COPYRIGHT"),), "windows": (("mingw", "COPYING"),)}
-_PROJECTS = {"musl": "musl", "mingw": "mingw-w64"}
+LIBRARIES = {
+    "linux": (("musl", "COPYRIGHT"),),
+    "windows": (("mingw", "COPYING"),),
+    "freebsd": (("freebsd", "COPYRIGHT"),),  # of the code that starts a program
+}
+_PROJECTS = {"musl": "musl", "mingw": "mingw-w64", "freebsd": "freebsd"}
 
 _MAX_TEXT = 4 << 20
 _NAMES = ("LICENSE", "LICENCE", "NOTICE", "COPYING", "USE_POLICY")
