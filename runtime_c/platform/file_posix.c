@@ -248,7 +248,6 @@ lp_code lp_file_write_private(const char *path, lp_str data, lp_error *err) {
     lp_buf_free(&temporary);
     return code;
 }
-<<<<<<< HEAD
 
 /* ---- paths --------------------------------------------------------------------------------- */
 
@@ -271,78 +270,3 @@ bool lp_file_exists(const char *path) {
     struct stat info;
     return stat(path, &info) == 0;
 }
-
-/* ---- our own path -------------------------------------------------------------------------- */
-
-static lp_code own_path_failed(lp_error *err) {
-    return lp_fail(err, LP_ERR_IO, "cannot find out where this program lies");
-}
-
-/* Appends the path without links, or as it is when it cannot be resolved. */
-static lp_code add_resolved(lp_buf *out, const char *path, lp_error *err) {
-    char *resolved = realpath(path, NULL);
-    lp_buf_add_text(out, resolved ? resolved : path);
-    free(resolved); /* realpath's own memory, not lp_alloc's */
-    return lp_buf_check(out, err);
-}
-
-#if defined(__linux__)
-
-lp_code lp_own_path(lp_buf *out, lp_error *err) {
-    static const char link[] = "/proc/self/exe";
-    char target[PATH_MAX + 1];
-    ssize_t len = readlink(link, target, sizeof target - 1);
-    if (len > 0 && (size_t)len < sizeof target - 1) {
-        target[len] = '\0';
-        /* A deleted or replaced file reads as "NAME (deleted)"; the link itself still opens it. */
-        struct stat info;
-        lp_buf_add_text(out, stat(target, &info) == 0 ? target : link);
-        return lp_buf_check(out, err);
-    }
-    /* No /proc (a bare chroot): the kernel also leaves the name it was asked to execute. */
-    const char *name = (const char *)getauxval(AT_EXECFN);
-    if (!name) return own_path_failed(err);
-    return add_resolved(out, name, err);
-}
-
-#elif defined(__APPLE__)
-
-lp_code lp_own_path(lp_buf *out, lp_error *err) {
-    char small[1024];
-    uint32_t size = sizeof small;
-    if (_NSGetExecutablePath(small, &size) == 0) return add_resolved(out, small, err);
-    char *large = lp_alloc(1, (size_t)size + 1);
-    if (!large) return lp_fail(err, LP_ERR_MEMORY, "no memory for this program's path");
-    lp_code code = _NSGetExecutablePath(large, &size) == 0 ? add_resolved(out, large, err)
-                                                           : own_path_failed(err);
-    lp_free(large);
-    return code;
-}
-
-#elif defined(__FreeBSD__) || defined(__NetBSD__)
-
-lp_code lp_own_path(lp_buf *out, lp_error *err) {
-#if defined(__FreeBSD__)
-    int query[4] = {CTL_KERN, KERN_PROC, KERN_PROC_PATHNAME, -1};
-#else
-    int query[4] = {CTL_KERN, KERN_PROC_ARGS, -1, KERN_PROC_PATHNAME};
-#endif
-    char path[PATH_MAX + 1];
-    size_t size = sizeof path - 1;
-    if (sysctl(query, 4, path, &size, NULL, 0) != 0) return own_path_failed(err);
-    path[size] = '\0';
-    return add_resolved(out, path, err);
-}
-
-#else
-
-/* OpenBSD keeps no such record; argv[0] would have to be searched in PATH, which a caller who
- * knows argv[0] may do. */
-lp_code lp_own_path(lp_buf *out, lp_error *err) {
-    (void)out;
-    return own_path_failed(err);
-}
-
-#endif
-=======
->>>>>>> 00c134e (Targets: FreeBSD, NetBSD and OpenBSD as experimental; each row says how far it was tried)
