@@ -77,6 +77,7 @@ bool lp_cpu_has_dotprod(void) {
     return (lp_cpu_arm_features() & LP_ARM_DOTPROD) != 0;
 }
 bool lp_cpu_has_i8mm(void) {
-    return lp_cpu_has_dotprod() && (lp_cpu_arm_features() & LP_ARM_I8MM) != 0;
+    const uint32_t wanted = LP_ARM_DOTPROD | LP_ARM_I8MM | LP_ARM_BF16;
+    return (lp_cpu_arm_features() & wanted) == wanted;
 }
 #endif

@@ -1,9 +1,9 @@
 /* vec_neon.h - the vector vocabulary in terms of AArch64 Advanced SIMD, with SDOT where the level
- * has it (dotprod, i8mm). The families are described in vec_avx2.h.
+ * has it (dotprod, i8mm), SMMLA and BFMLAL (i8mm). The families are described in vec_avx2.h.
  *
- * Weights are signed. Without SDOT, SMULL and SMLAL give 16-bit products, two of which fit in a
- * lane (2 * 128 * 127 = 32512) before they are added in pairs to 32 bits.
- * SPDX-License-Identifier: Apache-2.0 */
+ * Weights are signed. Without SDOT, SMULL and SMLAL give 16-bit products; of weights of at most
+ * five bits, eight fit in a lane (8 * 31 * 127 = 31496), of Q8_0 two (2 * 128 * 127 = 32512),
+ * before they are added in pairs to 32 bits. SPDX-License-Identifier: Apache-2.0 */
 #ifndef LP_VEC_NEON_H
 #define LP_VEC_NEON_H
 
@@ -12,6 +12,11 @@
 
 #include "blocks.h"
 
+#ifdef __ARM_FEATURE_MATMUL_INT8
+#define VEC_PAIRS
+#endif
+
+#define VEC_WORD_LANES
 #define VEC_SIGNED    1
 #define VEC_SIGNED_Q8 1
 #define VEC_FMA       1
@@ -49,11 +54,10 @@ B32_OP(b32_sub, vsubq_u8)
 #undef B32_OP
 /* Shifts of bytes here; the caller masks what 16-bit shifts would bring in. */
 INLINE b32 b32_shl(b32 x, int n) {
-    int8x16_t by = vdupq_n_s8((int8_t)n);
-    return (b32){vshlq_u8(x.a, by), vshlq_u8(x.b, by)};
+    return (b32){x.a << (uint8_t)n, x.b << (uint8_t)n};
 }
 INLINE b32 b32_shr(b32 x, int n) {
-    return b32_shl(x, -n);
+    return (b32){x.a >> (uint8_t)n, x.b >> (uint8_t)n};
 }
 INLINE b32 b32_nibbles(const void *p) {
     uint8x16_t x = vld1q_u8(p);
@@ -215,10 +219,25 @@ INLINE void transpose_store(uint8x16_t a, uint8x16_t b, uint8x16_t c, uint8x16_t
     vst1q_u8(out + 2 * stride, vreinterpretq_u8_u64(vtrn2q_u64(ab_even, cd_even)));
     vst1q_u8(out + 3 * stride, vreinterpretq_u8_u64(vtrn2q_u64(ab_odd, cd_odd)));
 }
+#ifdef VEC_PAIRS
+/* DL rows of four 8-byte groups -> four columns of DL groups. */
+INLINE void b32_transpose_store(const b32 r[DL], uint8_t *out, size_t stride) {
+#pragma clang loop unroll(full)
+    for (int i = 0; i < DL; i += 2, out += 16) {
+        uint64x2_t a = vreinterpretq_u64_u8(r[i].a), b = vreinterpretq_u64_u8(r[i + 1].a);
+        uint64x2_t c = vreinterpretq_u64_u8(r[i].b), d = vreinterpretq_u64_u8(r[i + 1].b);
+        vst1q_u8(out, vreinterpretq_u8_u64(vzip1q_u64(a, b)));
+        vst1q_u8(out + stride, vreinterpretq_u8_u64(vzip2q_u64(a, b)));
+        vst1q_u8(out + 2 * stride, vreinterpretq_u8_u64(vzip1q_u64(c, d)));
+        vst1q_u8(out + 3 * stride, vreinterpretq_u8_u64(vzip2q_u64(c, d)));
+    }
+}
+#else
 INLINE void b32_transpose_store(const b32 r[DL], uint8_t *out, size_t stride) {
     transpose_store(r[0].a, r[1].a, r[2].a, r[3].a, out, stride);
     transpose_store(r[0].b, r[1].b, r[2].b, r[3].b, out + 4 * stride, stride);
 }
+#endif
 
 INLINE void vec_prefetch(const void *p) {
     __builtin_prefetch(p);
@@ -226,9 +245,24 @@ INLINE void vec_prefetch(const void *p) {
 
 /* ---- vi, vf: the prefill tile --------------------------------------------------------------- */
 
+#ifdef VEC_PAIRS
+/* SMMLA: a vector is two weight rows by two activation rows (units.inc). */
+#define NL 2
+#define NR 4
+#define MR 3 /* pairs: 3 x 4 whole sums as integers and as floats, 4 weights, 1 activation: 29 */
+#define KG 8
+#elif defined(__ARM_FEATURE_DOTPROD)
 #define NL 4
 #define NR 2
-#define MR 6 /* 6 x 2 partial and 6 x 2 whole sums, 2 weights, 1 activation: 27 of 32 registers */
+#define MR 6 /* 6 x 2 whole sums of both kinds, 2 x 2 weights, 1 activation: 29 of 32 registers */
+#define KG 4
+#else
+#define NL 4
+#define NR 2
+#define MR                                                                                         \
+    4 /* 4 x 2 partial sums of two registers, 4 x 2 whole ones, 2 weights, 1 activation: 27 */
+#define KG 4
+#endif
 
 typedef int32x4_t vi;
 typedef float32x4_t vf;
@@ -278,33 +312,154 @@ INLINE vf vf_from_vi(vi a) {
     return vcvtq_f32_s32(a);
 }
 
-#define PART_DIRECT               1
-#define PART_DOTS(largest)        8
-#define PART_DOTS_SCALED(largest) 4
+INLINE vi vi_shl7(vi a) {
+    return vshlq_n_s32(a, 7);
+}
+
+/* Four words, and their products with one of the activation sums, or with two added. */
+typedef int16x4_t vw;
+INLINE vw vw_load(const uint8_t *p) {
+    return vreinterpret_s16_u8(vld1_u8(p));
+}
+INLINE vi vw_lane(vi acc, vw c, int16x8_t sums, int j) {
+    switch (j) {
+    case 0:
+        return vmlal_laneq_s16(acc, c, sums, 0);
+    case 1:
+        return vmlal_laneq_s16(acc, c, sums, 1);
+    case 2:
+        return vmlal_laneq_s16(acc, c, sums, 2);
+    case 3:
+        return vmlal_laneq_s16(acc, c, sums, 3);
+    case 4:
+        return vmlal_laneq_s16(acc, c, sums, 4);
+    case 5:
+        return vmlal_laneq_s16(acc, c, sums, 5);
+    case 6:
+        return vmlal_laneq_s16(acc, c, sums, 6);
+    default:
+        return vmlal_laneq_s16(acc, c, sums, 7);
+    }
+}
+INLINE vi vw_dot(vi acc, vw c, const int16_t *sums, int j) {
+    return vw_lane(acc, c, vld1q_s16(sums + j / 8 * 8), j % 8);
+}
+INLINE vi vw_dot_pair(vi acc, vw c, const int16_t *sums, int j) {
+    return vw_lane(acc, c, vpaddq_s16(vld1q_s16(sums), vld1q_s16(sums + 8)), j);
+}
+INLINE void di_store_words(uint8_t *p, di x, int byte) { /* byte of each lane, as words */
+    vst1_u8(p, vreinterpret_u8_u16(vmovn_u32(vreinterpretq_u32_s32(vandq_s32(
+                   vreinterpretq_s32_u32(vreinterpretq_u32_s32(x) >> (uint32_t)(8 * byte)),
+                   vdupq_n_s32(255))))));
+}
+
+/* Dots of a run of quants with one scale: 16 quants, or 32 (Q4_K and Q5_K). */
+#define PART_DOTS_SCALED(limit) ((limit) == 15 || (limit) == 31 ? 8 : 4)
+
+#ifdef VEC_PAIRS
+INLINE void df_spread(float *p, df x) {
+    float64x2_t pairs = vreinterpretq_f64_f32(x);
+    vst1q_f32(p, vreinterpretq_f32_f64(vdupq_laneq_f64(pairs, 0)));
+    vst1q_f32(p + 4, vreinterpretq_f32_f64(vdupq_laneq_f64(pairs, 1)));
+}
+INLINE void di_spread(void *p, di x) {
+    df_spread(p, vreinterpretq_f32_s32(x));
+}
+#else
+INLINE void df_spread(float *p, df x) {
+    df_store(p, x);
+}
+INLINE void di_spread(void *p, di x) {
+    di_store(p, x);
+}
+#endif
+
+#ifdef __ARM_FEATURE_DOTPROD
+#define PART_DOTS(limit) 8
 typedef vi vp;
 INLINE vp vp_zero(void) {
     return vdupq_n_s32(0);
 }
-INLINE vi vi_dot(vi p, vi w, vi a, int signed_bytes) {
-    (void)signed_bytes;
-    int8x16_t ws = vreinterpretq_s8_s32(w), as = vreinterpretq_s8_s32(a);
-#ifdef __ARM_FEATURE_DOTPROD
-    return vdotq_s32(p, ws, as);
-#else
-    int16x8_t low = vmull_s8(vget_low_s8(ws), vget_low_s8(as));
-    return vpadalq_s16(p, vpaddq_s16(low, vmull_high_s8(ws, as)));
-#endif
+INLINE int is_direct(int limit) {
+    (void)limit;
+    return 1;
 }
-INLINE vp vp_dot(vp p, vi w, vi a, int signed_bytes) {
-    return vi_dot(p, w, a, signed_bytes);
-}
-INLINE vi vi_add_part(vi acc, vp p) {
+INLINE vi vi_join_part(vi acc, vp p, int limit) {
+    (void)limit;
     return vaddq_s32(acc, p);
 }
-INLINE vi vi_add_scaled(vi acc, vp p, vi scale, int largest) {
-    (void)largest;
+INLINE vi vi_add_scaled(vi acc, vp p, vi scale, int limit) {
+    (void)limit;
     return vmlaq_s32(acc, p, scale);
 }
+#ifdef VEC_PAIRS
+#define VA_GROUPS 1
+typedef vi va;
+INLINE va va_load(const uint8_t *p) {
+    return vi_load(p);
+}
+INLINE vi vi_dot(vi acc, vi w, vi a, int signed_bytes) {
+    (void)signed_bytes;
+    return vmmlaq_s32(acc, vreinterpretq_s8_s32(a), vreinterpretq_s8_s32(w));
+}
+INLINE vi va_dot(vi acc, vi w, va a, int i, int signed_bytes) {
+    (void)i;
+    return vi_dot(acc, w, a, signed_bytes);
+}
+#else
+#define VA_GROUPS 2
+typedef int8x8_t va;
+INLINE va va_load(const uint8_t *p) {
+    return vreinterpret_s8_u8(vld1_u8(p));
+}
+INLINE vi va_dot(vi acc, vi w, va a, int i, int signed_bytes) {
+    (void)signed_bytes;
+    int8x16_t bytes = vreinterpretq_s8_s32(w);
+    return i == 0 ? vdotq_lane_s32(acc, bytes, a, 0) : vdotq_lane_s32(acc, bytes, a, 1);
+}
+#endif
+INLINE vp va_dot_part(vp p, vi w, va a, int i, int signed_bytes) {
+    return va_dot(p, w, a, i, signed_bytes);
+}
+
+#else
+#define VA_GROUPS        1
+#define PART_DOTS(limit) 8
+typedef vi va;
+typedef struct vp { /* words: products of rows 0 and 1, and of rows 2 and 3 */
+    int16x8_t low, high;
+} vp;
+INLINE va va_load(const uint8_t *p) {
+    return vi_dup4(p);
+}
+INLINE vp vp_zero(void) {
+    return (vp){vdupq_n_s16(0), vdupq_n_s16(0)};
+}
+INLINE vp va_dot_part(vp p, vi w, va a, int i, int signed_bytes) {
+    (void)i, (void)signed_bytes;
+    int8x16_t ws = vreinterpretq_s8_s32(w), as = vreinterpretq_s8_s32(a);
+    return (vp){vmlal_s8(p.low, vget_low_s8(ws), vget_low_s8(as)), vmlal_high_s8(p.high, ws, as)};
+}
+INLINE int is_direct(int limit) {
+    return limit == 128;
+}
+INLINE vi va_dot(vi acc, vi w, va a, int i, int signed_bytes) {
+    (void)i, (void)signed_bytes;
+    int8x16_t ws = vreinterpretq_s8_s32(w), as = vreinterpretq_s8_s32(a);
+    int16x8_t low = vmull_s8(vget_low_s8(ws), vget_low_s8(as));
+    return vpadalq_s16(acc, vpaddq_s16(low, vmull_high_s8(ws, as)));
+}
+/* Two lanes fit in one but where eight products of 31 are in each. */
+INLINE vi vi_join_part(vi acc, vp p, int limit) {
+    if (limit != 31) return vpadalq_s16(acc, vpaddq_s16(p.low, p.high));
+    return vaddq_s32(acc, vpaddq_s32(vpaddlq_s16(p.low), vpaddlq_s16(p.high)));
+}
+INLINE vi vi_add_scaled(vi acc, vp p, vi scale, int limit) {
+    vi sum = limit != 31 ? vpaddlq_s16(vpaddq_s16(p.low, p.high))
+                         : vpaddq_s32(vpaddlq_s16(p.low), vpaddlq_s16(p.high));
+    return vmlaq_s32(acc, sum, scale);
+}
+#endif
 
 /* ---- w16 ------------------------------------------------------------------------------------ */
 
@@ -383,6 +538,15 @@ INLINE void w16_store_halves(void *p, w16 x) {
 /* Lane i: acc + w * x of the bfloats 2i + 1, then of 2i. */
 INLINE w16 w16_bdot(int native, w16 acc, w16 w, w16 x) {
     (void)native;
+#ifdef __ARM_FEATURE_BF16_VECTOR_ARITHMETIC
+    /* BFMLALT and BFMLALB widen the odd or the even bfloats and add by one rounding, as fma does
+     * (Arm ARM, C7.2); BFDOT and BFMMLA round otherwise. */
+    W16_EACH {
+        bfloat16x8_t a = vreinterpretq_bf16_f32(w.v[i]), b = vreinterpretq_bf16_f32(x.v[i]);
+        acc.v[i] = vbfmlalbq_f32(vbfmlaltq_f32(acc.v[i], a, b), a, b);
+    }
+    return acc;
+#endif
     W16_EACH {
         uint32x4_t a = vreinterpretq_u32_f32(w.v[i]), b = vreinterpretq_u32_f32(x.v[i]);
         uint32x4_t odd = vdupq_n_u32(0xffff0000u);

@@ -57,7 +57,11 @@ def run(emulator: str, cpu: str, driver: Path, wanted: tuple[str, ...]) -> None:
 @pytest.mark.qemu
 @pytest.mark.parametrize(
     ("cpu", "levels"),
-    [("cortex-a53", ("neon",)), ("cortex-a76", ("dotprod", "neon")), ("max", ("dotprod", "neon"))],
+    [
+        ("cortex-a53", ("neon",)),
+        ("cortex-a76", ("dotprod", "neon")),
+        ("max,sve=off", ("i8mm", "dotprod", "neon")),
+    ],
 )
 def test_arm_levels(cpu: str, levels: tuple[str, ...], tmp_path: Path) -> None:
     emulator = shutil.which("qemu-aarch64") or shutil.which("qemu-aarch64-static")

@@ -8,6 +8,7 @@
 
 #define LP_ARM_DOTPROD 1u     /* SDOT, UDOT (Armv8.2 DotProd) */
 #define LP_ARM_I8MM    2u     /* SMMLA, USDOT (Armv8.6 I8MM) */
+#define LP_ARM_BF16    4u     /* BFMLALB, BFMLALT (Armv8.6 BF16) */
 #define LP_ARM_SHA2    0x100u /* SHA256H (Armv8 cryptography extension) */
 
 uint32_t lp_cpu_arm_features(void); /* 0 on other processors */

@@ -17,12 +17,14 @@ static unsigned long getauxval(int kind) {
 #define HWCAP_SHA2_BIT    6
 #define HWCAP_ASIMDDP_BIT 20
 #define HWCAP2_I8MM_BIT   13
+#define HWCAP2_BF16_BIT   14
 
 uint32_t lp_cpu_arm_features(void) {
     uint32_t features = 0;
     if (((getauxval(AT_HWCAP) >> HWCAP_ASIMDDP_BIT) & 1u) != 0) features |= LP_ARM_DOTPROD;
     if (((getauxval(AT_HWCAP) >> HWCAP_SHA2_BIT) & 1u) != 0) features |= LP_ARM_SHA2;
     if (((getauxval(AT_HWCAP2) >> HWCAP2_I8MM_BIT) & 1u) != 0) features |= LP_ARM_I8MM;
+    if (((getauxval(AT_HWCAP2) >> HWCAP2_BF16_BIT) & 1u) != 0) features |= LP_ARM_BF16;
     return features;
 }
 
@@ -40,6 +42,7 @@ uint32_t lp_cpu_arm_features(void) {
     if (has("hw.optional.arm.FEAT_DotProd")) features |= LP_ARM_DOTPROD;
     if (has("hw.optional.arm.FEAT_SHA256")) features |= LP_ARM_SHA2;
     if (has("hw.optional.arm.FEAT_I8MM")) features |= LP_ARM_I8MM;
+    if (has("hw.optional.arm.FEAT_BF16")) features |= LP_ARM_BF16;
     return features;
 }
 
