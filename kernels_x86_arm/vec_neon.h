@@ -16,13 +16,15 @@
 #define VEC_PAIRS
 #endif
 
-#define VEC_WORD_LANES
-#define VEC_SIGNED    1
-#define VEC_SIGNED_Q8 1
-#define VEC_FMA       1
-#define DL            4
-#define INLINE        static inline __attribute__((always_inline, unused))
-#define SCALE_CODE(s) ((int32_t)(s))
+#define VEC_WORD_LANES  /* sums of K types: see coefficients.inc */
+#define VEC_RAW_DECODE  /* one row is decoded with unsigned nibbles, what they owe added at the end \
+                         */
+#define VEC_SIGNED      1
+#define VEC_SIGNED_Q8   1
+#define VEC_FMA         1
+#define DL              4
+#define INLINE          static inline __attribute__((always_inline, unused))
+#define SCALE_CODE(s)   ((int32_t)(s))
 
 /* ---- b32 ------------------------------------------------------------------------------------ */
 
@@ -100,18 +102,57 @@ INLINE di di_dot(b32 w, b32 a, int signed_bytes) {
     (void)signed_bytes;
     return add_dot(add_dot(vdupq_n_s32(0), w.a, a.a), w.b, a.b);
 }
-/* Scales of a row's block, a byte each. */
-typedef const int8_t *kr;
+/* The same and *owed >> shift. */
+INLINE di di_dot_from(const int32_t *owed, int shift, b32 w, b32 a) {
+    di start = vsetq_lane_s32(*owed, vdupq_n_s32(0), 0) >> shift;
+    return add_dot(add_dot(start, w.a, a.a), w.b, a.b);
+}
+/* Scales of a row's block, four to a vector. */
+typedef struct kr {
+    int32x4_t s[4];
+} kr;
+/* The barrier: else the compiler sees through the widening, and widens once for every use. */
+INLINE int32x4_t widened(int32x4_t x) {
+    __asm__("" : "+w"(x));
+    return x;
+}
+INLINE kr kr_widen(int16x8_t low, int16x8_t high) {
+    return (kr){{widened(vmovl_s16(vget_low_s16(low))), widened(vmovl_high_s16(low)),
+                 widened(vmovl_s16(vget_low_s16(high))), widened(vmovl_high_s16(high))}};
+}
 INLINE kr kr_load16(const void *p) {
-    return p;
+    int8x16_t bytes = vld1q_s8(p);
+    return kr_widen(vmovl_s8(vget_low_s8(bytes)), vmovl_high_s8(bytes));
 }
 INLINE kr kr_load8(const void *p) {
-    return p;
+    int16x8_t words = vmovl_s8(vld1_s8(p));
+    int32x4_t low = widened(vmovl_s16(vget_low_s16(words))), high = widened(vmovl_high_s16(words));
+    return (kr){{low, high, low, high}};
+}
+/* Four partial sums of eight minimums times sums of 32 activations. */
+INLINE di di_mins8(const uint8_t *mins, const int16_t *sums) {
+    int16x8_t m = vreinterpretq_s16_u16(vmovl_u8(vld1_u8(mins)));
+    int16x8_t s = vpaddq_s16(vld1q_s16(sums), vld1q_s16(sums + 8));
+    return vmlal_high_s16(vmull_s16(vget_low_s16(m), vget_low_s16(s)), m, s);
+}
+INLINE di mla_lane(di acc, di x, int32x4_t scales, int i) {
+    switch (i) {
+    case 0:
+        return vmlaq_laneq_s32(acc, x, scales, 0);
+    case 1:
+        return vmlaq_laneq_s32(acc, x, scales, 1);
+    case 2:
+        return vmlaq_laneq_s32(acc, x, scales, 2);
+    default:
+        return vmlaq_laneq_s32(acc, x, scales, 3);
+    }
 }
 INLINE di di_dot_scaled(di acc, b32 w, b32 a, kr scales, int i0, int i1, int is_signed) {
     (void)is_signed;
-    acc = vmlaq_n_s32(acc, add_dot(vdupq_n_s32(0), w.a, a.a), scales[i0]);
-    return vmlaq_n_s32(acc, add_dot(vdupq_n_s32(0), w.b, a.b), scales[i1]);
+    di first = add_dot(vdupq_n_s32(0), w.a, a.a);
+    if (i0 == i1) return mla_lane(acc, add_dot(first, w.b, a.b), scales.s[i0 / 4], i0 % 4);
+    acc = mla_lane(acc, first, scales.s[i0 / 4], i0 % 4);
+    return mla_lane(acc, add_dot(vdupq_n_s32(0), w.b, a.b), scales.s[i1 / 4], i1 % 4);
 }
 INLINE di di_owed(di acc, const int8_t *scales, const int16_t *sums, int shift) {
     (void)scales, (void)sums, (void)shift; /* signed weights owe nothing */
@@ -196,9 +237,10 @@ INLINE uint64_t half_bits(const uint8_t *p) {
     return p[0] | ((uint64_t)p[1] << 8);
 }
 INLINE df df_halves(const uint8_t *const row[DL], size_t at) {
-    uint64_t bits = half_bits(row[0] + at) | (half_bits(row[1] + at) << 16) |
-                    (half_bits(row[2] + at) << 32) | (half_bits(row[3] + at) << 48);
-    return vcvt_f32_f16(vreinterpret_f16_u64(vcreate_u64(bits)));
+    uint16x4_t bits = vdup_n_u16(0); /* at any address, hence not as uint16_t */
+#pragma clang loop unroll(full)
+    for (int i = 0; i < DL; i++) __builtin_memcpy((uint8_t *)&bits + 2 * i, row[i] + at, 2);
+    return vcvt_f32_f16(vreinterpret_f16_u16(bits));
 }
 
 INLINE df df_word_half(di x, int half) {
@@ -254,7 +296,8 @@ INLINE void vec_prefetch(const void *p) {
 #elif defined(__ARM_FEATURE_DOTPROD)
 #define NL 4
 #define NR 2
-#define MR 6 /* 6 x 2 whole sums of both kinds, 2 x 2 weights, 1 activation: 29 of 32 registers */
+#define MR 4 /* 4 x 2 whole sums of both kinds, 4 activations, 4 x 2 weights: 28 of 32 registers   \
+              */
 #define KG 4
 #else
 #define NL 4
@@ -407,15 +450,24 @@ INLINE vi va_dot(vi acc, vi w, va a, int i, int signed_bytes) {
     return vi_dot(acc, w, a, signed_bytes);
 }
 #else
-#define VA_GROUPS 2
-typedef int8x8_t va;
+#define VA_GROUPS 4
+typedef int8x16_t va;
 INLINE va va_load(const uint8_t *p) {
-    return vreinterpret_s8_u8(vld1_u8(p));
+    return vreinterpretq_s8_u8(vld1q_u8(p));
 }
 INLINE vi va_dot(vi acc, vi w, va a, int i, int signed_bytes) {
     (void)signed_bytes;
     int8x16_t bytes = vreinterpretq_s8_s32(w);
-    return i == 0 ? vdotq_lane_s32(acc, bytes, a, 0) : vdotq_lane_s32(acc, bytes, a, 1);
+    switch (i) {
+    case 0:
+        return vdotq_laneq_s32(acc, bytes, a, 0);
+    case 1:
+        return vdotq_laneq_s32(acc, bytes, a, 1);
+    case 2:
+        return vdotq_laneq_s32(acc, bytes, a, 2);
+    default:
+        return vdotq_laneq_s32(acc, bytes, a, 3);
+    }
 }
 #endif
 INLINE vp va_dot_part(vp p, vi w, va a, int i, int signed_bytes) {
@@ -423,29 +475,42 @@ INLINE vp va_dot_part(vp p, vi w, va a, int i, int signed_bytes) {
 }
 
 #else
-#define VA_GROUPS        1
+#define VA_GROUPS        4
 #define PART_DOTS(limit) 8
-typedef vi va;
+typedef int8x16_t va;
 typedef struct vp { /* words: products of rows 0 and 1, and of rows 2 and 3 */
     int16x8_t low, high;
 } vp;
 INLINE va va_load(const uint8_t *p) {
-    return vi_dup4(p);
+    return vreinterpretq_s8_u8(vld1q_u8(p));
+}
+INLINE int8x16_t va_group(va a, int i) {
+    int32x4_t x = vreinterpretq_s32_s8(a);
+    switch (i) {
+    case 0:
+        return vreinterpretq_s8_s32(vdupq_laneq_s32(x, 0));
+    case 1:
+        return vreinterpretq_s8_s32(vdupq_laneq_s32(x, 1));
+    case 2:
+        return vreinterpretq_s8_s32(vdupq_laneq_s32(x, 2));
+    default:
+        return vreinterpretq_s8_s32(vdupq_laneq_s32(x, 3));
+    }
 }
 INLINE vp vp_zero(void) {
     return (vp){vdupq_n_s16(0), vdupq_n_s16(0)};
 }
 INLINE vp va_dot_part(vp p, vi w, va a, int i, int signed_bytes) {
-    (void)i, (void)signed_bytes;
-    int8x16_t ws = vreinterpretq_s8_s32(w), as = vreinterpretq_s8_s32(a);
+    (void)signed_bytes;
+    int8x16_t ws = vreinterpretq_s8_s32(w), as = va_group(a, i);
     return (vp){vmlal_s8(p.low, vget_low_s8(ws), vget_low_s8(as)), vmlal_high_s8(p.high, ws, as)};
 }
 INLINE int is_direct(int limit) {
     return limit == 128;
 }
 INLINE vi va_dot(vi acc, vi w, va a, int i, int signed_bytes) {
-    (void)i, (void)signed_bytes;
-    int8x16_t ws = vreinterpretq_s8_s32(w), as = vreinterpretq_s8_s32(a);
+    (void)signed_bytes;
+    int8x16_t ws = vreinterpretq_s8_s32(w), as = va_group(a, i);
     int16x8_t low = vmull_s8(vget_low_s8(ws), vget_low_s8(as));
     return vpadalq_s16(acc, vpaddq_s16(low, vmull_high_s8(ws, as)));
 }

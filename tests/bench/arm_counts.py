@@ -39,7 +39,7 @@ from llamapack.targets import find_target  # noqa: E402
 
 CPU = "max,sve=off"
 K, N = 2048, 48
-ROWS = (96, 192)  # whole tiles of every level
+ROWS = (120, 240)  # whole tiles of every level
 MACS = {"i8mm": 32, "dotprod": 16, "neon": 8}
 
 # (mask, value, class) of A64 encodings, first match wins; the rest of the vector ones is "integer".
