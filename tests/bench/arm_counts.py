@@ -113,9 +113,7 @@ class Counting:
     def run(self, command: list[str]) -> Count:
         out = self.folder / "counts"
         qemu = ["qemu-aarch64", "-cpu", CPU, "-plugin", f"{self.plugin},out={out}"]
-        done = subprocess.run(
-            [*qemu, *command], check=False, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
+        done = subprocess.run([*qemu, *command], check=False, capture_output=True, text=True)
         if done.returncode != 0:
             raise SystemExit(f"error: {' '.join(command)}: {done.stderr.strip()}")
         count = Count(Counter(), Counter())
@@ -153,7 +151,9 @@ def count_kernels(options: argparse.Namespace, counting: Counting, folder: Path)
         shape = [level, str(kind.id), str(rows), str(N), str(K)]
         return counting.run([str(driver), *shape]).of(product)
 
-    print(f"{'':14}   prefill: MAC/instr (limit)  pack: instr/weight   decode: MAC/instr", flush=True)
+    print(
+        f"{'':14}   prefill: MAC/instr (limit)  pack: instr/weight   decode: MAC/instr", flush=True
+    )
     for level in options.levels.split(","):
         for name in options.types.split(","):
             kind = cases.BY_NAME[name]
