@@ -16,15 +16,14 @@
 #define VEC_PAIRS
 #endif
 
-#define VEC_WORD_LANES  /* sums of K types: see coefficients.inc */
-#define VEC_RAW_DECODE  /* one row is decoded with unsigned nibbles, what they owe added at the end \
-                         */
-#define VEC_SIGNED      1
-#define VEC_SIGNED_Q8   1
-#define VEC_FMA         1
-#define DL              4
-#define INLINE          static inline __attribute__((always_inline, unused))
-#define SCALE_CODE(s)   ((int32_t)(s))
+#define VEC_WORD_LANES /* see coefficients.inc */
+#define VEC_RAW_DECODE /* decode takes nibbles as stored; what they owe is added to the sum */
+#define VEC_SIGNED     1
+#define VEC_SIGNED_Q8  1
+#define VEC_FMA        1
+#define DL             4
+#define INLINE         static inline __attribute__((always_inline, unused))
+#define SCALE_CODE(s)  ((int32_t)(s))
 
 /* ---- b32 ------------------------------------------------------------------------------------ */
 
@@ -296,8 +295,9 @@ INLINE void vec_prefetch(const void *p) {
 #elif defined(__ARM_FEATURE_DOTPROD)
 #define NL 4
 #define NR 2
-#define MR 4 /* 4 x 2 whole sums of both kinds, 4 activations, 4 x 2 weights: 28 of 32 registers   \
-              */
+#define MR                                                                                         \
+    4 /* 4 x 2 whole sums of both kinds, 4 activations, 4 x 2 weights: 28 of 32 registers          \
+       */
 #define KG 4
 #else
 #define NL 4
@@ -528,6 +528,7 @@ INLINE vi vi_add_scaled(vi acc, vp p, vi scale, int limit) {
 
 /* ---- w16 ------------------------------------------------------------------------------------ */
 
+#define VEC_UNROLL_DOTS
 #define FR 2
 #define FM 2
 #define AQ 2

@@ -41,6 +41,7 @@ CPU = "max,sve=off"
 K, N = 2048, 48
 ROWS = (120, 240)  # whole tiles of every level
 MACS = {"i8mm": 32, "dotprod": 16, "neon": 8}
+FLOAT_MACS = 4  # FMLA, BFMLALB and BFMLALT
 
 # (mask, value, class) of A64 encodings, first match wins; the rest of the vector ones is "integer".
 # Arm Architecture Reference Manual, C4.1, "A64 instruction set encoding".
@@ -145,7 +146,7 @@ def compile_driver(folder: Path) -> Path:
 
 def count_kernels(options: argparse.Namespace, counting: Counting, folder: Path) -> None:
     driver = compile_driver(folder)
-    product = ("matmul", "pair")
+    product = ("matmul", "pair", "stream", "dequantize")
 
     def cost(level: str, kind: cases.WeightType, rows: int) -> Counter[str]:
         shape = [level, str(kind.id), str(rows), str(N), str(K)]
@@ -157,13 +158,14 @@ def count_kernels(options: argparse.Namespace, counting: Counting, folder: Path)
     for level in options.levels.split(","):
         for name in options.types.split(","):
             kind = cases.BY_NAME[name]
+            limit = MACS[level] if kind.block > 1 else FLOAT_MACS
             few, many = (cost(level, kind, rows) for rows in ROWS)
             one = cost(level, kind, 1)
             macs = (ROWS[1] - ROWS[0]) * N * K
             tile = many.total() - few.total()
             pack = (few.total() - tile * ROWS[0] / (ROWS[1] - ROWS[0])) / (N * K)
             print(
-                f"{level:8} {name:5} {macs / tile:16.2f} ({MACS[level]:2}) "
+                f"{level:8} {name:5} {macs / tile:16.2f} ({limit:2}) "
                 f"{pack:19.3f} {N * K / one.total():20.2f}",
                 flush=True,
             )
