@@ -66,9 +66,12 @@ INLINE b32 b32_nibbles(const void *p) {
 }
 INLINE b32 b32_bits(const uint8_t *p, int value) {
     static const uint8_t bits[16] = {1, 2, 4, 8, 16, 32, 64, 128, 1, 2, 4, 8, 16, 32, 64, 128};
-    uint8x16_t bit = vld1q_u8(bits), set = vdupq_n_u8((uint8_t)value);
-    uint8x16_t a = vcombine_u8(vdup_n_u8(p[0]), vdup_n_u8(p[1]));
-    uint8x16_t b = vcombine_u8(vdup_n_u8(p[2]), vdup_n_u8(p[3]));
+    static const uint8_t places[16] = {0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1};
+    uint32_t word;
+    memcpy(&word, p, sizeof word);
+    uint8x16_t bit = vld1q_u8(bits), set = vdupq_n_u8((uint8_t)value), place = vld1q_u8(places);
+    uint8x16_t bytes = vreinterpretq_u8_u32(vdupq_n_u32(word));
+    uint8x16_t a = vqtbl1q_u8(bytes, place), b = vqtbl1q_u8(bytes, vaddq_u8(place, vdupq_n_u8(2)));
     return (b32){vandq_u8(vtstq_u8(a, bit), set), vandq_u8(vtstq_u8(b, bit), set)};
 }
 

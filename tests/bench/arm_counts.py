@@ -182,11 +182,14 @@ def count_model(options: argparse.Namespace, counting: Counting, folder: Path) -
     made = build.build(plan.make_plan(options.model, folder / "chat", ["linux-aarch64"]))
     for level in options.levels.split(","):
         settings = ["-t", "1", "-r", "1", "--act", options.act, "--cpu", level]
-        for name, flag, other in (("prefill", "-p", "-n"), ("decode", "-n", "-p")):
+        # bench warms up with the same prompt, and with four tokens of decode.
+        for name, flag, other, lengths, runs in (
+            ("prefill", "-p", "-n", (32, 96), 2),
+            ("decode", "-n", "-p", (4, 8), 1),
+        ):
             pattern = [str(made[0].path), "bench", flag, "{}", other, "0", *settings]
-            first, last = (32, 96) if name == "prefill" else (2, 6)
-            per_unit = slope(counting, pattern, first, last)
-            print(f"{level:8} {name:8} {per_unit / 1e6:10.2f} million per token", flush=True)
+            per_token = slope(counting, pattern, *lengths) / runs
+            print(f"{level:8} {name:8} {per_token / 1e6:10.2f} million per token", flush=True)
 
 
 def slope(counting: Counting, pattern: list[str], first: int, last: int) -> float:
