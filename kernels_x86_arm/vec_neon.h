@@ -289,24 +289,25 @@ INLINE void vec_prefetch(const void *p) {
 
 /* ---- vi, vf: the prefill tile --------------------------------------------------------------- */
 
+/* Of 32 registers: */
 #ifdef VEC_PAIRS
-/* SMMLA: a vector is two weight rows by two activation rows (units.inc). */
+/* SMMLA: a vector is two weight rows by two activation rows (units.inc). 3 x 4 sums as integers
+ * and as floats, 4 weights, 1 activation: 29. */
 #define NL 2
 #define NR 4
-#define MR 3 /* pairs: 3 x 4 whole sums as integers and as floats, 4 weights, 1 activation: 29 */
+#define MR 3 /* pairs */
 #define KG 8
 #elif defined(__ARM_FEATURE_DOTPROD)
+/* 4 x 2 sums of both kinds, 4 activations, 4 x 2 weights: 28. */
 #define NL 4
 #define NR 2
-#define MR                                                                                         \
-    4 /* 4 x 2 whole sums of both kinds, 4 activations, 4 x 2 weights: 28 of 32 registers          \
-       */
+#define MR 4
 #define KG 4
 #else
+/* 4 x 2 partial sums of two registers each, 4 x 2 sums, 2 weights, 4 activations, 1 lane: 31. */
 #define NL 4
 #define NR 2
-#define MR                                                                                         \
-    4 /* 4 x 2 partial sums of two registers, 4 x 2 whole ones, 2 weights, 1 activation: 27 */
+#define MR 4
 #define KG 4
 #endif
 
@@ -605,25 +606,24 @@ INLINE void w16_store_halves(void *p, w16 x) {
     W16_EACH vst1_u8((uint8_t *)p + 8 * i, vreinterpret_u8_f16(vcvt_f16_f32(x.v[i])));
 }
 /* Lane i: acc + w * x of the bfloats 2i + 1, then of 2i. */
+INLINE float32x4_t bdot4(float32x4_t acc, float32x4_t w, float32x4_t x) {
+#ifdef __ARM_FEATURE_BF16_VECTOR_ARITHMETIC
+    /* BFMLALT and BFMLALB widen the odd or the even bfloats and add with one rounding, as fma does
+     * (Arm ARM, C7.2); BFDOT and BFMMLA round otherwise. */
+    bfloat16x8_t a = vreinterpretq_bf16_f32(w), b = vreinterpretq_bf16_f32(x);
+    return vbfmlalbq_f32(vbfmlaltq_f32(acc, a, b), a, b);
+#else
+    uint32x4_t a = vreinterpretq_u32_f32(w), b = vreinterpretq_u32_f32(x);
+    uint32x4_t odd = vdupq_n_u32(0xffff0000u);
+    acc = vfmaq_f32(acc, vreinterpretq_f32_u32(vandq_u32(a, odd)),
+                    vreinterpretq_f32_u32(vandq_u32(b, odd)));
+    return vfmaq_f32(acc, vreinterpretq_f32_u32(vshlq_n_u32(a, 16)),
+                     vreinterpretq_f32_u32(vshlq_n_u32(b, 16)));
+#endif
+}
 INLINE w16 w16_bdot(int native, w16 acc, w16 w, w16 x) {
     (void)native;
-#ifdef __ARM_FEATURE_BF16_VECTOR_ARITHMETIC
-    /* BFMLALT and BFMLALB widen the odd or the even bfloats and add by one rounding, as fma does
-     * (Arm ARM, C7.2); BFDOT and BFMMLA round otherwise. */
-    W16_EACH {
-        bfloat16x8_t a = vreinterpretq_bf16_f32(w.v[i]), b = vreinterpretq_bf16_f32(x.v[i]);
-        acc.v[i] = vbfmlalbq_f32(vbfmlaltq_f32(acc.v[i], a, b), a, b);
-    }
-    return acc;
-#endif
-    W16_EACH {
-        uint32x4_t a = vreinterpretq_u32_f32(w.v[i]), b = vreinterpretq_u32_f32(x.v[i]);
-        uint32x4_t odd = vdupq_n_u32(0xffff0000u);
-        acc.v[i] = vfmaq_f32(acc.v[i], vreinterpretq_f32_u32(vandq_u32(a, odd)),
-                             vreinterpretq_f32_u32(vandq_u32(b, odd)));
-        acc.v[i] = vfmaq_f32(acc.v[i], vreinterpretq_f32_u32(vshlq_n_u32(a, 16)),
-                             vreinterpretq_f32_u32(vshlq_n_u32(b, 16)));
-    }
+    W16_EACH acc.v[i] = bdot4(acc.v[i], w.v[i], x.v[i]);
     return acc;
 }
 INLINE w16 w16_bfloats(const void *p) {
