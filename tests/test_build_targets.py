@@ -236,16 +236,9 @@ def check_answers(command: list[str], program: Path) -> None:
 
 
 def run(command: list[str], code: int | None = 0) -> subprocess.CompletedProcess[str]:
-    environment = {
-        **os.environ,
-        "WINEDEBUG": "-all",
-        "WINEPREFIX": os.environ.get("WINEPREFIX", ""),
-    }
-    if not environment["WINEPREFIX"]:
-        del environment["WINEPREFIX"]
     done = subprocess.run(
         command,
-        env=environment,
+        env={**os.environ, "WINEDEBUG": "-all"},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         encoding="utf-8",

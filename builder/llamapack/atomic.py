@@ -7,6 +7,10 @@ same name removes it. The file is locked while in use, so that two at work at on
 each other's. Of several files that belong together all appear or none; only a program killed
 between two renames leaves one of them old.
 
+Foreign tools that work on a file want it closed, under a name that they understand, and may put
+another in its place. For them it moves into a directory `.NAME.lp-tmp-XXXX` beside the output,
+which a file `lock` guards in the same way.
+
 SPDX-License-Identifier: Apache-2.0
 """
 
@@ -14,30 +18,40 @@ import contextlib
 import errno
 import os
 import secrets
+import shutil
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
 from llamapack.errors import LlamapackError
 
-__all__ = ["atomic_file", "atomic_files", "explained", "remove_stale", "scratch_file"]
+__all__ = ["Finish", "atomic_file", "atomic_files", "explained", "remove_stale", "scratch_file"]
 
 _MARK = ".lp-tmp-"
+_LOCK = "lock"
+
+Finish = Callable[[Path], None]
+"""Is given where a finished, closed file lies, under its final name in a directory of its own; may
+change or replace it. When it raises, the file does not appear."""
 
 
 @contextlib.contextmanager
-def atomic_file(path: Path, mode: int) -> Iterator[BinaryIO]:
+def atomic_file(path: Path, mode: int, finish: Finish | None = None) -> Iterator[BinaryIO]:
     """A new file to write and seek in; it becomes `path` when the block ends without error."""
-    with atomic_files([(path, mode)]) as (file,):
+    with atomic_files([(path, mode)], {path: finish} if finish else {}) as (file,):
         yield file
 
 
 @contextlib.contextmanager
-def atomic_files(wanted: Sequence[tuple[Path, int]]) -> Iterator[list[BinaryIO]]:
+def atomic_files(
+    wanted: Sequence[tuple[Path, int]], finish: Mapping[Path, Finish] | None = None
+) -> Iterator[list[BinaryIO]]:
     """New files to write and seek in; all become their paths (with their modes) when the block ends
-    without error, in this order. When a rename fails, those before it are taken back."""
+    without error, in this order. When a rename fails, those before it are taken back. finish: by
+    path, what is to be done to a file before any gets its name."""
+    finish = finish or {}
     with contextlib.ExitStack() as stack:
         made: list[tuple[Path, Path, BinaryIO]] = []
         for path, mode in wanted:
@@ -55,7 +69,18 @@ def atomic_files(wanted: Sequence[tuple[Path, int]]) -> Iterator[list[BinaryIO]]
                 os.fsync(file.fileno())
                 if sys.platform == "win32":  # Windows cannot rename an open file
                     file.close()
-        _rename_all([(temporary, path) for path, temporary, _ in made])
+        moves = [(temporary, path) for path, temporary, _ in made]
+        for i, (path, mode) in enumerate(wanted):
+            if path in finish:
+                with explained(path):
+                    folder = stack.enter_context(_private_folder(path))
+                    goal = folder / path.name
+                    os.replace(moves[i][0], goal)
+                    made[i][2].close()
+                    finish[path](goal)
+                    _settle(goal, mode)
+                    moves[i] = (goal, path)
+        _rename_all(moves)
         for folder in dict.fromkeys(path.parent for path, _ in wanted):
             _flush_directory(folder)
 
@@ -67,6 +92,13 @@ def explained(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise LlamapackError(_explain(path, error)) from None
+
+
+def _settle(path: Path, mode: int) -> None:
+    if sys.platform != "win32":
+        path.chmod(mode)
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
 
 
 def _rename_all(moves: Sequence[tuple[Path, Path]]) -> None:
@@ -137,6 +169,12 @@ def remove_stale(path: Path) -> None:
 
 
 def _remove_unused(temporary: Path) -> None:
+    if temporary.is_dir():
+        with contextlib.suppress(FileNotFoundError):
+            _remove_unused(temporary / _LOCK)  # an error when it is in use, on Windows
+        if not (temporary / _LOCK).exists():
+            shutil.rmtree(temporary)
+        return
     # Windows refuses to remove a file that is open, so the attempt is the test.
     with temporary.open("rb") as file:
         if not _lock(file):
@@ -159,13 +197,31 @@ def _temporary(path: Path) -> Iterator[tuple[Path, BinaryIO]]:
             temporary.unlink()
 
 
-def _create(temporary: Path, path: Path) -> BinaryIO:
+@contextlib.contextmanager
+def _private_folder(path: Path) -> Iterator[Path]:
+    """A new directory beside `path`, gone with what is in it when the block ends."""
+    folder = path.with_name(f".{path.name}{_MARK}{secrets.token_hex(8)}")
+    try:
+        with _create(folder / _LOCK, path, with_folder=True):
+            yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _create(temporary: Path, path: Path, *, with_folder: bool = False) -> BinaryIO:
     while True:
         try:
+            if with_folder:
+                temporary.parent.mkdir(exist_ok=True)
             file = temporary.open("xb+")
         except FileExistsError:  # the other build is about to remove it
             time.sleep(0.001)
             continue
+        except FileNotFoundError as error:
+            # An empty directory without lock is taken for a stale one, too.
+            if with_folder and path.parent.is_dir():
+                continue
+            raise LlamapackError(_explain(path, error)) from None
         except OSError as error:
             raise LlamapackError(_explain(path, error)) from None
         # Between creation and lock another build may have taken the file for a stale one.

@@ -11,10 +11,13 @@ from pathlib import Path
 from typing import BinaryIO
 
 from llamapack import container, launchers, licenses, native, system_kv, toolchain
-from llamapack.atomic import atomic_file, atomic_files, explained, scratch_file
+from llamapack.atomic import Finish, atomic_file, atomic_files, explained, scratch_file
 from llamapack.container import Facts, Partner
+from llamapack.errors import LlamapackError
+from llamapack.formats import FORMATS, pe, resources
+from llamapack.icons import standard_icon
 from llamapack.layout import Job, Layout, choose_quant, lay_out
-from llamapack.payload import open_payload
+from llamapack.payload import open_payload, verify_alone
 from llamapack.plan import Output, Plan
 from llamapack.quantize import Quantized
 from llamapack.sizes import check_files, check_space
@@ -48,7 +51,10 @@ def build(plan: Plan, progress: Progress | None = None) -> list[Result]:
     """Writes every output of the plan."""
     # All runtimes first: a compiler's error then comes before any file was written.
     runtimes = toolchain.build_runtimes([output.target for output in plan.outputs], progress)
-    jobs = [_job(plan, *pair) for pair in zip(plan.outputs, runtimes, strict=True)]
+    jobs = [
+        _job(plan, output, _dressed(plan, output, runtime))
+        for output, runtime in zip(plan.outputs, runtimes, strict=True)
+    ]
     notes = choose_quant(plan, jobs)
     if plan.quantized:
         native.load_quantizers()
@@ -82,6 +88,19 @@ def _job(plan: Plan, output: Output, runtime: bytes) -> Job:
     )
     parts = sorted([*texts.parts, *page_parts()], key=lambda part: part.name)
     return Job(output, runtime, parts, texts, facts)
+
+
+def _dressed(plan: Plan, output: Output, runtime: bytes) -> bytes:
+    """The runtime with what its system shows of a program: on Windows icon, version and name."""
+    if not output.target.windows:
+        return runtime
+    manifest = toolchain.find_tree().root / "templates" / "launch" / "windows.manifest"
+    return pe.add_resources(
+        runtime,
+        resources.describe_program(
+            plan.title, plan.version, plan.icon or standard_icon(), manifest.read_bytes()
+        ),
+    )
 
 
 def _check(layout: Layout, *more: tuple[Path, int]) -> None:
@@ -170,13 +189,15 @@ class _Writer:
 
     def _write_whole(self, job: Job) -> Result:
         path = job.output.path
-        whole: AbstractContextManager[BinaryIO] = atomic_file(path, 0o755)
+        whole: AbstractContextManager[BinaryIO] = atomic_file(path, 0o755, self._signer(job.output))
         if job.output.app:
             target, pictures = job.output.target, self._plan.pictures
             whole = launchers.application(path, job.runtime, target, job.facts.name, pictures)
         with whole as file:
             self._container(file, job, self._weights, None)
             size = file.tell() + (len(job.runtime) if job.output.app else 0)
+        if self._plan.sign:
+            size = path.stat().st_size
         self._share(path)
         return self._result(job, size)
 
@@ -185,7 +206,9 @@ class _Writer:
         assert weights is not None
         wanted = [(path, 0o644), *((job.output.path, 0o755) for job in jobs)]
         sizes: list[int] = []
-        with atomic_files(wanted) as (file, *others):
+        signers = {job.output.path: self._signer(job.output) for job in jobs}
+        finish = {path: signer for path, signer in signers.items() if signer}
+        with atomic_files(wanted, finish) as (file, *others):
             with explained(path):
                 license_name = jobs[0].texts.name
                 copied = self._copied(path)
@@ -197,6 +220,8 @@ class _Writer:
                 with explained(job.output.path):
                     self._container(other, job, None, partner)
                     sizes.append(other.tell())
+        if self._plan.sign:
+            sizes = [job.output.path.stat().st_size for job in jobs]
         self._share(path)
         together = self._layout.note(jobs)
         return {
@@ -208,6 +233,27 @@ class _Writer:
             )
             for job, size in zip(jobs, sizes, strict=True)
         }
+
+    def _signer(self, output: Output) -> Finish | None:
+        """What signs this output and checks that it is still whole and can start."""
+        sign = self._plan.sign
+        if sign is None:
+            return None
+
+        def run(path: Path) -> None:
+            if self._progress:
+                self._progress(f"signing {output.path.name}", 0, 1)
+            sign.run(path, output.target.name)
+            try:
+                verify_alone(open_payload(path))
+            except LlamapackError as error:
+                what = str(error).removeprefix(f"{path}: ")
+                raise LlamapackError(f"--sign-cmd: {sign.tool} broke {path.name}: {what}") from None
+            limit = FORMATS[output.target.format].max_size
+            if limit is not None and path.stat().st_size > limit:
+                raise LlamapackError(f"--sign-cmd: {path.name} exceeds 4 GiB with its signature")
+
+        return run
 
     def _share(self, path: Path) -> None:
         """Read, quantized and hashed once: what else is written gets the bytes from this file."""
@@ -252,6 +298,7 @@ class _Writer:
 
     def _result(self, job: Job, size: int) -> Result:
         quant = self._plan.quantized
+        unused = [f"{option}: none of the outputs can hold it" for option in self._plan.unused]
         return Result(
             job.output.target.name,
             job.output.path,
@@ -260,7 +307,7 @@ class _Writer:
             self._weights.size if self._weights else 0,
             quant.mix.name if quant else "",
             self._notes,
-            (*job.texts.warnings, *(quant.warnings if quant else ()), *self._remarks),
+            (*job.texts.warnings, *(quant.warnings if quant else ()), *self._remarks, *unused),
             tuple(job.texts.sources),
             self._prepared,
         )

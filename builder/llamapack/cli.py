@@ -160,8 +160,26 @@ def build(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Icon for --app and --desktop: a .png of 128, 256, 512 or 1024 pixels, or an .ico "
-            "that holds one.",
+            help="Icon of Windows programs, --app and --desktop: a .png, square with 256 pixels or "
+            "more (--app and --desktop: 128, 256, 512 or 1024), or an .ico. Windows programs have "
+            "llamapack's without it.",
+        ),
+    ] = None,
+    version_string: Annotated[
+        str,
+        typer.Option(
+            metavar="TEXT",
+            help="The program's version, shown in the properties of a Windows program. "
+            "Default: llamapack's.",
+        ),
+    ] = "",
+    sign_cmd: Annotated[
+        str | None,
+        typer.Option(
+            metavar="'TOOL {file}'",
+            help="Sign each output before it gets its name. {file} is the file; a tool that does "
+            "not sign in place writes {out}; {target} is the system. Words are split and quoted "
+            "as in a POSIX shell, but no shell runs them.",
         ),
     ] = None,
     as_json: Json = False,
@@ -187,6 +205,8 @@ def build(
         app=app_bundle,
         desktop=desktop,
         icon=icon,
+        version=version_string,
+        sign_cmd=sign_cmd,
     )
     with console.progress() as progress:
         results = run(plan, progress)

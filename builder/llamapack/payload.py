@@ -32,7 +32,15 @@ from llamapack.ziprecords import (
     parse_directory,
 )
 
-__all__ = ["Payload", "extract", "is_packed", "open_payload", "read_entry", "verify"]
+__all__ = [
+    "Payload",
+    "extract",
+    "is_packed",
+    "open_payload",
+    "read_entry",
+    "verify",
+    "verify_alone",
+]
 
 _PIECE = 1 << 20
 _MAX_MANIFEST = 64 << 20
@@ -224,7 +232,7 @@ def verify(payload: Payload, progress: Progress | None = None) -> int:
         shift = checked
         show = (lambda done, _, shift=shift: progress(shift + done, total)) if progress else None
         try:
-            checked += _verify(one, show)
+            checked += verify_alone(one, show)
         except LlamapackError as error:
             problems.append(str(error))
             checked += one.covered
@@ -235,7 +243,8 @@ def verify(payload: Payload, progress: Progress | None = None) -> int:
     return checked
 
 
-def _verify(payload: Payload, progress: Progress | None) -> int:
+def verify_alone(payload: Payload, progress: Progress | None = None) -> int:
+    """The same for this file only, wherever its weights are."""
     try:
         with payload.path.open("rb") as file:
             return _Verifier(payload, file, progress).run()

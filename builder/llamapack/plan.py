@@ -17,11 +17,13 @@ from llamapack.container import Source, Weights, weights_name
 from llamapack.default_args import checked_args, merged_args
 from llamapack.errors import LlamapackError, UsageError
 from llamapack.formats import FORMATS
+from llamapack.icons import Image, read_icon
 from llamapack.kept import Kept, kept_of
 from llamapack.launchers import is_application, payload_file, read_pictures
 from llamapack.mixes import find_mix
 from llamapack.payload import is_packed, open_payload
 from llamapack.quantize import Quantized, quantized
+from llamapack.signing import SignCommand, parse_sign_command
 from llamapack.sizes import check_space, parse_size
 from llamapack.sources import Model, find_model, read_head
 from llamapack.targets import Target, find_target, host_target
@@ -31,6 +33,7 @@ __all__ = ["Output", "Plan", "make_plan", "repack_plan", "weights_path"]
 
 RUNTIME_ROOM = 8 << 20  # above any runtime with its page and licences
 _MAX_NAME = 200
+_MAX_VERSION = 100
 _MAX_SYSTEM = 64 << 10
 _TOKENIZERS = ("gpt2", "llama")  # runtime_c/model/vocab.c
 _ARCH_ROW = re.compile(r'\.name\s*=\s*"([a-z0-9_-]+)"')
@@ -59,6 +62,16 @@ class Plan:
     pictures: dict[int, bytes] = field(default_factory=dict)  # PNG files by size in pixels
     desktop: bool = False
     max_size: int | None = None  # of every file; build() then chooses what to quantize to
+    version: str = ""  # of the program; "" for llamapack's
+    icon: list[Image] = field(default_factory=list)  # of Windows programs; empty: llamapack's
+    sign: SignCommand | None = None
+    unused: tuple[str, ...] = ()  # options that none of the outputs has a place for
+
+    @property
+    def title(self) -> str:
+        """What systems show as the program's name."""
+        own = self.model.gguf.text("general.name") if self.model else ""
+        return self.name or own.strip() or "llamapack"
 
     @property
     def kept(self) -> Kept:
@@ -91,6 +104,8 @@ def make_plan(
     app: bool = False,
     desktop: bool = False,
     icon: Path | None = None,
+    version: str = "",
+    sign_cmd: str | None = None,
 ) -> Plan:
     """Checks everything; model may be None with no_model only. What is not given (None, not "") is
     kept from a packed executable; of its args those that are given anew go."""
@@ -110,6 +125,8 @@ def make_plan(
             raise UsageError(f"--no-model packs no weights, so there is nothing to {option}")
     _check_text("--name", name or "", _MAX_NAME, lines=False)
     _check_text("--system", system or "", _MAX_SYSTEM, lines=True)
+    _check_text("--version-string", version, _MAX_VERSION, lines=False)
+    sign = parse_sign_command(sign_cmd) if sign_cmd is not None else None
     for arg in args:
         _check_text("--arg", arg, _MAX_SYSTEM, lines=True)
     outputs = plan_outputs(out, targets, app=app)
@@ -117,6 +134,8 @@ def make_plan(
         raise UsageError("--desktop is for Linux: there is no such target")
     if app and split:
         raise UsageError("--app holds the weights in a file of its own already; drop --split")
+    if sign is not None and any(output.app for output in outputs):
+        raise UsageError("--sign-cmd signs files; sign an application (--app) after the build")
     arches = [output.target.arch for output in outputs]
     checked = checked_args([arg for arg in args if arg], arches)
     for output in outputs:
@@ -132,6 +151,13 @@ def make_plan(
     plan = Plan(found, outputs, out=out, split=split, max_size=limit, licenses=licenses)
     plan.quantized = quantized(found, quant) if found and quant else None
     plan.desktop = desktop
+    plan.version, plan.sign = version, sign
+    windows = any(output.target.windows for output in outputs)
+    if icon is not None and (windows or not (app or desktop)):
+        plan.icon = read_icon(icon)
+    if not windows:
+        lost = {"--icon": icon is not None and not (app or desktop), "--version-string": version}
+        plan.unused = tuple(option for option, given in lost.items() if given)
     if icon is not None and (app or desktop):
         plan.pictures = read_pictures(icon)
     kept = plan.kept
