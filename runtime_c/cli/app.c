@@ -240,7 +240,9 @@ lp_code lp_app_open_gguf(lp_app *app, lp_error *err) {
         return lp_fail(err, LP_ERR_ARGUMENT,
                        "this file holds no weights; name them with -m FILE.gguf");
     }
-    return about_model(app, lp_gguf_open(&app->gguf, app->gguf_data, app->gguf_size, err), err);
+    LP_TRY(about_model(app, lp_gguf_open(&app->gguf, app->gguf_data, app->gguf_size, err), err));
+    lp_terminal_title(lp_app_name(app));
+    return LP_OK;
 }
 
 lp_code lp_app_open_vocab(lp_app *app, lp_error *err) {

@@ -29,6 +29,7 @@ typedef struct lp_app {
     lp_buf prompt;           /* -p, -f and piped standard input together */
     lp_buf api_key;
     const char *sandbox; /* what lp_confine returned */
+    bool must_be_read;   /* what stands in the window matters, though no answer was asked for */
 
     lp_gguf *gguf;
     lp_vocab *vocab;

@@ -62,6 +62,22 @@ static void confine(lp_app *app) {
     app->sandbox = lp_confine();
 }
 
+/* A window that opened for this program closes with it: not before its text was read. A command
+ * that the user ends from inside leaves nothing to read, but for an error. */
+static void hold_window(const lp_app *app, int status) {
+    lp_command command = app->options.command;
+    bool ended_inside =
+        command == LP_COMMAND_WEB || command == LP_COMMAND_SERVE || command == LP_COMMAND_CHAT;
+    bool shows = !ended_inside || app->options.help || app->options.version || app->must_be_read;
+    if (!lp_process_owns_console() || status == 130 || !(shows || status != 0)) return;
+    lp_signal_install(on_signal, NULL); /* so that closing the window ends the wait */
+    bool keys = lp_terminal_raw(true);
+    lp_print_status("\nPress %s to close this window.", keys ? "a key" : "Enter");
+    char input[64];
+    while (lp_terminal_read(input, sizeof input, -1) == 0) continue;
+    lp_terminal_restore();
+}
+
 static int run(lp_app *app, int argc, char **argv) {
     lp_error err = {0};
     lp_code code = lp_app_start(app, argc, argv, &err);
@@ -81,6 +97,7 @@ static int run(lp_app *app, int argc, char **argv) {
 int main(int argc, char **argv) {
     lp_error err = {0};
     lp_terminal_prepare();
+    (void)lp_process_owns_console();
     if (lp_process_arguments(&argc, &argv, &err) != LP_OK) {
         lp_print_error(&err);
         return 2;
@@ -95,6 +112,7 @@ int main(int argc, char **argv) {
         lp_print_error(&err);
         status = 1;
     }
+    hold_window(&app, status);
     lp_app_close(&app);
     return status;
 }

@@ -46,8 +46,9 @@ static void on_listening(void *user, const char *url) {
         lp_print_note("no browser could be opened; open %s in one yourself", url);
         if (!s->held) show_address(url);
     }
-    lp_print_status(opens ? "The page opens in your browser. Press Ctrl-C here to quit."
-                          : "Press Ctrl-C to quit.");
+    lp_print_status("%s%s", opens ? "The page opens in your browser. " : "",
+                    lp_process_owns_console() ? "Close this window or press Ctrl-C here to quit."
+                                              : "Press Ctrl-C here to quit.");
 }
 
 /* What a second start must share with a running program to open its page: the file's content, as
@@ -112,13 +113,13 @@ static uint16_t find_running(const char *instance, uint16_t last, uint16_t *give
     return lp_server_probe(LP_SERVER_PORT, last, instance, PATIENCE_SECONDS, &silent);
 }
 
-static void open_running(uint16_t port, bool browser) {
+static void open_running(lp_app *app, uint16_t port, bool browser) {
     char url[64];
     (void)snprintf(url, sizeof url, "http://127.0.0.1:%u/", (unsigned)port);
     lp_print_status("already running at %s", url);
     if (!browser) return;
     lp_browser_prepare();
-    (void)lp_browser_open(url);
+    app->must_be_read = !lp_browser_open(url);
 }
 
 static lp_code listen_for(lp_server **out, const lp_app *app, lp_error *err) {
@@ -141,7 +142,7 @@ static lp_code start(lp_app *app, const char *instance, lp_error *err) {
     uint16_t given_up = 0;
     uint16_t running = once ? find_running(instance, LP_SERVER_PORT_LAST, &given_up) : 0;
     if (running != 0) {
-        open_running(running, browser);
+        open_running(app, running, browser);
         return LP_OK;
     }
     if (app->gguf_data == NULL) return lp_app_open_gguf(app, err); /* says so, takes no port */
@@ -153,7 +154,7 @@ static lp_code start(lp_app *app, const char *instance, lp_error *err) {
         running = find_running(instance, (uint16_t)(port - 1), &given_up);
     if (running != 0) {
         lp_server_close(server);
-        open_running(running, browser);
+        open_running(app, running, browser);
         return LP_OK;
     }
     if (browser) lp_browser_prepare();

@@ -25,9 +25,9 @@ bool lp_browser_open(
  * Nothing where there is no display, and on Windows, where the console shows what was written. */
 void lp_alert(const char *text);
 
-/* True when a person seems to be at a terminal (stdin/stdout are terminals); double-clicked
- * consoles. */
-bool lp_process_owns_console(void); /* Windows: we are the only process of the console */
+/* Windows: the console's window was opened for this program alone (a double click) and closes when
+ * it ends, and input and output are that window. Elsewhere false. Settled by the first call. */
+bool lp_process_owns_console(void);
 
 /* $XDG_STATE_HOME/llamapack or the like, created with mode 0700; LP_ERR_IO when there is none. */
 lp_code lp_state_directory(lp_buf *out, lp_error *err) LP_MUST_USE;

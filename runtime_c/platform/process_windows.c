@@ -13,6 +13,7 @@
 #include <string.h>
 
 #include "base/memory.h"
+#include "platform/terminal.h"
 #include "platform/wide_windows.h"
 
 /* The vector lives as long as the process: the options point into it. */
@@ -87,8 +88,13 @@ void lp_alert(const char *text) {
 }
 
 bool lp_process_owns_console(void) {
-    DWORD processes[2];
-    return GetConsoleProcessList(processes, 2) == 1;
+    static int owns = -1; /* a shell that started us may end before us, so only the start counts */
+    if (owns < 0) {
+        DWORD processes[2];
+        bool window = lp_terminal_is(0) && lp_terminal_is(1) && lp_terminal_is(2);
+        owns = window && GetConsoleProcessList(processes, 2) == 1;
+    }
+    return owns != 0;
 }
 
 lp_code lp_state_directory(lp_buf *out, lp_error *err) {

@@ -10,8 +10,10 @@ bool lp_terminal_is(int fd);     /* 0, 1, 2 */
 bool lp_stdin_is_piped(void);    /* a pipe or a file: something to read up to its end */
 bool lp_terminal_colors(int fd); /* a terminal, not TERM=dumb, no NO_COLOR */
 void lp_terminal_prepare(void);  /* UTF-8 output and escape sequences on Windows; once */
-int lp_terminal_columns(void);   /* 80 when unknown */
-int lp_terminal_rows(void);      /* 24 when unknown */
+/* Names the console's window if it is ours alone (lp_process_owns_console); else nothing. */
+void lp_terminal_title(const char *title);
+int lp_terminal_columns(void); /* 80 when unknown */
+int lp_terminal_rows(void);    /* 24 when unknown */
 /* Raw mode: no echo, bytes as typed, Ctrl-C and Ctrl-Z are the bytes 3 and 26. False: not possible.
  * Left again at exit; a handler that ends the process calls lp_terminal_restore, which may be
  * called from signal handlers. */

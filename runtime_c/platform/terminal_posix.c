@@ -71,6 +71,10 @@ static struct winsize window(void) {
     return (struct winsize){.ws_row = 24, .ws_col = 80};
 }
 
+void lp_terminal_title(const char *title) {
+    (void)title; /* the terminal is somebody else's */
+}
+
 int lp_terminal_columns(void) {
     return window().ws_col;
 }

@@ -18,6 +18,10 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/memory.h"
+#include "platform/process.h"
+#include "platform/wide_windows.h"
+
 #ifndef ENABLE_VIRTUAL_TERMINAL_PROCESSING
 #define ENABLE_VIRTUAL_TERMINAL_PROCESSING 0x0004
 #endif
@@ -82,6 +86,13 @@ void lp_terminal_prepare(void) {
     }
     if (code_page_before) SetConsoleOutputCP(CP_UTF8);
     atexit(restore_output);
+}
+
+void lp_terminal_title(const char *title) {
+    if (!lp_process_owns_console()) return;
+    wchar_t *wide = lp_wide_from(title);
+    if (wide) SetConsoleTitleW(wide);
+    lp_free(wide);
 }
 
 static void window(int *columns, int *rows) {
