@@ -36,6 +36,7 @@ TOOLS = {  # marker: the programs of which one must be there
     "qemu": ("qemu-aarch64", "qemu-aarch64-static"),
     "clang": ("clang", "clang-14", "clang-16", "clang-19"),
     "desktop": ("desktop-file-validate",),
+    "signing": ("osslsigncode",),
     "chromium": ("chromium", "chromium-browser", "google-chrome"),
 }
 
@@ -82,16 +83,36 @@ def find_tool(programs: tuple[str, ...]) -> str | None:
 
 
 @pytest.fixture(scope="session")
-def tool() -> Callable[[str], str]:
+def tool() -> Iterator[Callable[[str], str]]:
     """tool("qemu") gives the path of the program behind a marker, or skips."""
+    kept: list[subprocess.Popen[bytes]] = []
 
     def find(marker: str) -> str:
         path = find_tool(TOOLS[marker])
         if path is None:
             pytest.skip(f"none of {', '.join(TOOLS[marker])} is installed")
+        if marker == "wine" and not kept:
+            kept.append(keep_wine(path))
         return path
 
-    return find
+    yield find
+    for process in kept:
+        process.communicate()
+
+
+def keep_wine(wine: str) -> subprocess.Popen[bytes]:
+    """A program that runs on under wine until its input ends: as long as one does, the next starts
+    in half a second instead of many. All use one WINEPREFIX."""
+    from llamapack.toolchain import cache_dir
+
+    os.environ.setdefault("WINEPREFIX", str(cache_dir() / "wine"))
+    return subprocess.Popen(
+        [wine, "cmd"],
+        env={**os.environ, "WINEDEBUG": "-all"},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
 
 
 # --- the C library ---------------------------------------------------------------------------

@@ -142,9 +142,9 @@ def test_facts_of_arm64(tool: Callable[[str], str], tmp_path: Path) -> None:
 @pytest.mark.wine
 def test_facts_of_windows(tool: Callable[[str], str], tmp_path: Path) -> None:
     program = make_probe(tmp_path, "windows-x86_64")
+    wine = tool("wine")
     environment = {**os.environ, "WINEDEBUG": "-all", "LC_ALL": "C.UTF-8"}
-    environment.setdefault("WINEPREFIX", str(toolchain.cache_dir() / "wine"))
-    facts = run(tool("wine"), program, "facts", *ARGUMENTS, cwd=tmp_path, env=environment)
+    facts = run(wine, program, "facts", *ARGUMENTS, cwd=tmp_path, env=environment)
     check_facts(facts, ARGUMENTS)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import tiny_model
-from llamapack import build, plan, toolchain
+from llamapack import build, plan
 from server_process import Server, chat_body
 
 
@@ -24,7 +24,6 @@ def server(
     model = tiny_model.build("llama", "Q8_0", seed=1).save(folder / "tiny.gguf")
     program = build.build(plan.make_plan(str(model), folder / "chat", ["windows-x86_64"]))[0].path
     env = {**os.environ, "WINEDEBUG": "-all"}
-    env.setdefault("WINEPREFIX", str(toolchain.cache_dir() / "wine"))
     with Server(Path(program), "-c", "256", runner=(wine,), env=env) as running:
         yield running
         assert running.post("/api/quit", {}).status == 200
