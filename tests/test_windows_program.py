@@ -144,13 +144,6 @@ def test_the_page_in_an_own_window(wine: str, program: Path) -> None:
         assert KEY not in window.text
 
 
-def test_closing_the_window_ends_the_program(wine: str, program: Path) -> None:
-    with Console(wine, str(program), "--no-browser", "--port", "0") as window:
-        window.wait_for("to quit.")
-        window.close()
-        assert window.process.wait(timeout=30) is not None
-
-
 def test_in_a_shell_nothing_waits(wine: str, program: Path) -> None:
     """cmd has the console first; the window, its title and the wait are then its own business."""
     with Console(wine, "cmd", "/c", str(program), "info") as window:

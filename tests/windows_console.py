@@ -5,7 +5,6 @@ SPDX-License-Identifier: Apache-2.0
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import os
 import pty
@@ -71,7 +70,7 @@ class Console:
         if self.process.poll() is None:
             self.process.kill()
         self.process.wait(timeout=20)
-        self.close()
+        os.close(self.master)
 
     @property
     def text(self) -> str:
@@ -114,10 +113,3 @@ class Console:
         while select.select([self.master], [], [], 0.2)[0] and self._read(0):
             continue
         return status
-
-    def close(self) -> None:
-        """Takes the window away, as its close button does."""
-        if self.master >= 0:
-            with contextlib.suppress(OSError):
-                os.close(self.master)
-            self.master = -1
