@@ -230,3 +230,24 @@ def test_an_error_in_between(out: Path) -> None:
     assert os.listdir(out.parent) == []
     with pytest.raises(UsageError):
         signing.parse_sign_command("")
+
+
+def test_a_program_with_its_weights_apart(
+    out: Path, smollm2: Path, tool: Callable[[str], str], run_cli: Callable[..., int]
+) -> None:
+    """Only the program is signed; both appear, or none."""
+    command = f"{tool('sys.exit(1)')} {{file}}"
+    words = ("build", str(smollm2), "-o", str(out), "--split", "--sign-cmd")
+    assert run_cli(*words, command) == 1
+    assert os.listdir(out.parent) == []
+    assert run_cli(*words, f"{tool(APPEND)} {{file}}") == 0
+    assert sorted(os.listdir(out.parent)) == ["chat", "chat.weights"]
+    assert out.read_bytes().endswith(b"signature")
+    assert run_cli("verify", str(out)) == 0
+
+
+def test_applications_are_signed_later(
+    out: Path, run_cli: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert build(run_cli, out, "true {file}", "--target", "macos-aarch64", "--app") == 2
+    assert "sign an application (--app) after the build" in capsys.readouterr().err
