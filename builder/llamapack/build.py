@@ -12,9 +12,9 @@ from typing import BinaryIO
 
 from llamapack import container, launchers, licenses, native, system_kv, toolchain
 from llamapack.atomic import Finish, atomic_file, atomic_files, explained, scratch_file
-from llamapack.container import Facts, Partner
+from llamapack.container import Facts, Part, Partner
 from llamapack.errors import LlamapackError
-from llamapack.formats import FORMATS, pe, resources
+from llamapack.formats import FORMATS, pe, resources, universal
 from llamapack.icons import standard_icon
 from llamapack.layout import Job, Layout, choose_quant, lay_out
 from llamapack.payload import open_payload, verify_alone
@@ -23,6 +23,7 @@ from llamapack.quantize import Quantized
 from llamapack.sizes import check_files, check_space
 from llamapack.sources import Model, find_model
 from llamapack.system_kv import Prepared
+from llamapack.targets import Target
 from llamapack.toolchain import Progress
 
 __all__ = ["Result", "build"]
@@ -50,11 +51,13 @@ class Result:
 def build(plan: Plan, progress: Progress | None = None) -> list[Result]:
     """Writes every output of the plan."""
     # All runtimes first: a compiler's error then comes before any file was written.
-    runtimes = toolchain.build_runtimes([output.target for output in plan.outputs], progress)
-    jobs = [
-        _job(plan, output, _dressed(plan, output, runtime))
-        for output, runtime in zip(plan.outputs, runtimes, strict=True)
-    ]
+    targets = list(dict.fromkeys(target for output in plan.outputs for target in output.runtimes))
+    made = toolchain.build_runtimes(targets, progress)
+    runtimes = {
+        target.name: _dressed(plan, target, data)
+        for target, data in zip(targets, made, strict=True)
+    }
+    jobs = [_job(plan, output, runtimes) for output in plan.outputs]
     notes = choose_quant(plan, jobs)
     if plan.quantized:
         native.load_quantizers()
@@ -68,12 +71,13 @@ def build(plan: Plan, progress: Progress | None = None) -> list[Result]:
         return writer.write(jobs)
 
 
-def _job(plan: Plan, output: Output, runtime: bytes) -> Job:
+def _job(plan: Plan, output: Output, runtimes: dict[str, bytes]) -> Job:
     """All of an output but the weights and what is evaluated with them."""
     model = plan.model
     texts = licenses.collect(
-        model.gguf if model else None, plan.licenses, plan.kept.licenses, output.target
+        model.gguf if model else None, plan.licenses, plan.kept.licenses, output.runtimes
     )
+    whole = _whole(output, runtimes)
     # An application's archive is a file called "model": the program then needs a name of its own.
     stem = output.path.stem if output.app else ""
     facts = Facts(
@@ -84,15 +88,27 @@ def _job(plan: Plan, output: Output, runtime: bytes) -> Job:
         license_name=texts.name,
         license_files=tuple(part.name for part in texts.parts),
         notice=texts.notice,
-        program=launchers.program_row(runtime, stem) if output.app else None,
+        program=launchers.program_row(whole.runtime, stem) if output.app else None,
+        slices=tuple(target.name for target in output.slices),
     )
     parts = sorted([*texts.parts, *page_parts()], key=lambda part: part.name)
-    return Job(output, runtime, parts, texts, facts)
+    slices = [Part(piece.entry, piece.data, align=universal.BLOCK) for piece in whole.slices]
+    return Job(output, whole.runtime, [*slices, *parts], texts, facts)
 
 
-def _dressed(plan: Plan, output: Output, runtime: bytes) -> bytes:
+def _whole(output: Output, runtimes: dict[str, bytes]) -> universal.Universal:
+    """What the container is written around; only a universal file has slices beside it."""
+    if not output.slices:
+        return universal.Universal(runtimes[output.target.name], ())
+    script = toolchain.find_tree().root / "templates" / "launch" / "universal.sh"
+    windows = next(runtimes[row.name] for row in output.slices if row.windows)
+    others = {row.name: runtimes[row.name] for row in output.slices if not row.windows}
+    return universal.assemble(windows, others, script.read_text(encoding="utf-8"))
+
+
+def _dressed(plan: Plan, target: Target, runtime: bytes) -> bytes:
     """The runtime with what its system shows of a program: on Windows icon, version and name."""
-    if not output.target.windows:
+    if not target.windows:
         return runtime
     manifest = toolchain.find_tree().root / "templates" / "launch" / "windows.manifest"
     return pe.add_resources(
@@ -303,7 +319,7 @@ class _Writer:
             job.output.target.name,
             job.output.path,
             size,
-            len(job.runtime),
+            len(job.runtime) + sum(len(part.data) for part in job.slices),
             self._weights.size if self._weights else 0,
             quant.mix.name if quant else "",
             self._notes,

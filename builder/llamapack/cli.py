@@ -59,8 +59,8 @@ def build(
             "-o",
             "--output",
             metavar="OUT",
-            help="The executable to write; '.exe' is added for Windows. With several "
-            "targets each becomes OUT-TARGET.",
+            help="The executable to write; '.exe' is added for Windows and universal. With "
+            "several targets each becomes OUT-TARGET.",
         ),
     ],
     model: Annotated[
@@ -78,6 +78,15 @@ def build(
             "Default: this machine.",
         ),
     ] = None,
+    slices: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME,...",
+            help="The systems that a file of the target universal starts on; windows-x86_64 is "
+            "always one. Default: Windows and Linux and macOS on x86_64, the last two also on "
+            "aarch64.",
+        ),
+    ] = "",
     name: Annotated[
         str | None, typer.Option(metavar="TEXT", help="What the program calls itself.")
     ] = None,
@@ -192,6 +201,7 @@ def build(
         model,
         out,
         target or (),
+        slices=slices,
         name=name,
         system=system,
         args=arg or (),
@@ -291,7 +301,7 @@ def _kv_row(prepared: "Prepared | None") -> dict[str, Any] | None:
 @app.command()
 def targets(as_json: Json = False) -> None:
     """List the systems that can be built for."""
-    from llamapack.targets import TARGETS, host_target
+    from llamapack.targets import TARGETS, UNIVERSAL, host_target
 
     try:
         host = host_target().name
@@ -302,12 +312,12 @@ def targets(as_json: Json = False) -> None:
             [
                 {"name": t.name, "description": t.description, "state": t.state,
                  "experimental": t.experimental, "host": t.name == host}
-                for t in TARGETS
+                for t in (*TARGETS, UNIVERSAL)
             ]
         )  # fmt: skip
         return
     wide = max(len(t.description) for t in TARGETS)
-    for t in TARGETS:
+    for t in (*TARGETS, UNIVERSAL):
         mark = "  (this machine)" if t.name == host else ""
         console.result(f"{t.name:16} {t.description:{wide}}  {t.state}{mark}")
     console.result(f"{'native':16} this machine's, as without --target")

@@ -3,6 +3,7 @@
 The file, in order. All ZIP offsets count from the first byte of the whole file:
 
     runtime                  the executable for the target, as the linker made it
+    runtime/...              stored      only in a universal file: see formats/universal.py
     licenses/...             stored      texts that must travel with the model and with llamapack
     web/...                  deflated    the page (stored where deflating does not help)
     model.gguf               stored      its data begins at a multiple of 64 KiB of the file: the
@@ -23,6 +24,7 @@ manifest.json, format 1. Unknown keys are to be ignored; another major `format` 
     {"format": 1,
      "builder": "llamapack 0.1.0",
      "target": "linux-x86_64",
+     "slices": ["windows-x86_64", "linux-x86_64"],   only in a universal file: what it starts on
      "name": "",                        what the sender calls it; "" when not given
      "system": "",                      default system prompt; "" when not given
      "system_kv": {"entry": "system.kv", "tokens": 512,      only with that entry
@@ -138,6 +140,7 @@ class Part:
     name: str
     data: bytes
     deflate: bool = False
+    align: int = 1  # of the data in the file
 
 
 class Source(Protocol):
@@ -211,6 +214,7 @@ class Facts:
     date: int | None = None
     partner: Partner | None = None
     program: Mapping[str, Any] | None = None  # of an application: launchers.program_row
+    slices: tuple[str, ...] = ()
 
 
 Bound = Callable[[bytes, int], bytes]
@@ -288,7 +292,7 @@ def _fill(
     elif facts.partner is not None:
         root, size = facts.partner.model_sha256, facts.partner.model_size
     if system_kv is not None and root:
-        writer.add(Part(SYSTEM_KV, system_kv(bytes.fromhex(root), size)), _PAGE)
+        writer.add(Part(SYSTEM_KV, system_kv(bytes.fromhex(root), size), align=_PAGE))
     writer.finish(_manifest(runtime, target, weights, facts, writer.rows))
 
 
@@ -330,13 +334,13 @@ class _Writer:
         self.size = 0  # of the whole, once finished
         out.write(runtime)
 
-    def add(self, part: Part, align: int = 1) -> None:
+    def add(self, part: Part) -> None:
         data, method = part.data, STORED
         if part.deflate:
             packed = _deflated(data)
             if len(packed) < len(data):
                 data, method = packed, DEFLATED
-        self._add(part.name, data, method, len(part.data), zlib.crc32(part.data), align)
+        self._add(part.name, data, method, len(part.data), zlib.crc32(part.data), part.align)
         self.rows.append(_row(self._entries[-1], hashlib.sha256(data).hexdigest()))
 
     def _add(
@@ -548,6 +552,8 @@ def _manifest(
         manifest["quantized"] = facts.quantized
     if facts.system_kv is not None and (weights or facts.partner):
         manifest["system_kv"] = {"entry": SYSTEM_KV, **facts.system_kv}
+    if facts.slices:
+        manifest["slices"] = list(facts.slices)
     if facts.date is not None:
         manifest["date"] = facts.date
     return _json(manifest)

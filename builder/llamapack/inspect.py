@@ -29,6 +29,8 @@ def describe(path: Path) -> dict[str, Any]:
     facts: dict[str, Any] = {"file": str(path), "size": opened.file_size}
     for key in ("builder", "target", "name", "system", "args", "license", "runtime", "date"):
         facts[key] = manifest.get(key)
+    if "slices" in manifest:
+        facts["slices"] = manifest["slices"]
     if "quantized" in manifest:
         facts["quantized"] = manifest["quantized"]
     if isinstance(program := manifest.get("program"), dict):  # of an application
@@ -94,6 +96,8 @@ def lines(facts: dict[str, Any]) -> Iterator[str]:
     for key in ("builder", "target", "name", "system"):
         if facts.get(key):
             yield _line(key, facts[key])
+    if isinstance(facts.get("slices"), list):
+        yield _line("starts on", " ".join(map(str, facts["slices"])))
     if kv := facts.get("system_kv"):
         yield _line("prepared", f"{kv['tokens']} tokens of system prompt, {size_text(kv['size'])}, "
                     f"--cpu {kv['cpu']} --act {kv['act']} --kv-type {kv['kv_type']}")  # fmt: skip

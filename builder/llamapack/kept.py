@@ -43,12 +43,15 @@ class Kept:
     weights_sha256: str = ""  # the root; "" when it is over chunks of another size
     system_kv: KeptKv | None = None
     licenses: dict[str, bytes] = field(default_factory=dict)  # texts by file name
+    slices: str = ""  # of a universal file, as --slices takes them
 
 
 def kept_of(payload: Payload) -> Kept:
     """Reads it from an opened executable (or file of weights), whose weights must be there."""
     manifest, holder = payload.manifest, payload.holder
     args, date, quantized = (manifest.get(key) for key in ("args", "date", "quantized"))
+    slices = manifest.get("slices")
+    slices = slices if isinstance(slices, list) else []
     texts = {
         name.removeprefix(_LICENSES): read_entry(one, entry)
         for one in (holder, payload)
@@ -72,4 +75,5 @@ def kept_of(payload: Payload) -> Kept:
         holder.root if number(weights, "chunk_size") == container.CHUNK else "",
         kv,
         texts,
+        ",".join(name for name in slices if isinstance(name, str)),
     )

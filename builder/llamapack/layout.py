@@ -36,6 +36,11 @@ class Job:
     facts: Facts
 
     @property
+    def slices(self) -> list[Part]:
+        """The other systems' runtimes in a universal file."""
+        return [part for part in self.parts if part.name.startswith("runtime/")]
+
+    @property
     def model_parts(self) -> list[Part]:
         """The licence texts that belong to the weights, wherever they are."""
         return [part for part in self.parts if part.name.startswith("licenses/model/")]

@@ -7,6 +7,7 @@ SPDX-License-Identifier: Apache-2.0
 """
 
 import importlib.util
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -54,7 +55,7 @@ class Licenses:
 
 
 def collect(
-    gguf: Gguf | None, found: list[Path], embedded: dict[str, bytes], target: Target
+    gguf: Gguf | None, found: list[Path], embedded: dict[str, bytes], targets: Sequence[Target]
 ) -> Licenses:
     """Entries and notices for a model (None: no weights): texts `found` as files, and those an
     executable it comes from had `embedded`."""
@@ -70,17 +71,18 @@ def collect(
         licenses.name = gguf.text("general.license")
         _add_family(licenses, texts, gguf)
     licenses.parts = [Part(f"licenses/model/{name}", texts[name]) for name in sorted(texts)]
-    licenses.parts += _own_parts(target)
+    licenses.parts += _own_parts(targets)
     return licenses
 
 
-def _own_parts(target: Target) -> list[Part]:
-    """llamapack's licence, and those of the C library linked into the runtime."""
+def _own_parts(targets: Sequence[Target]) -> list[Part]:
+    """llamapack's licence, and those of the C libraries linked into the runtimes."""
     parts = []
     own = _own_license()
     if own:
         parts.append(Part("licenses/llamapack/LICENSE", own))
-    for folder, file in LIBRARIES.get(target.system, ()):
+    systems = dict.fromkeys(target.system for target in targets)
+    for folder, file in [row for system in systems for row in LIBRARIES.get(system, ())]:
         name = f"{folder}/{file}"
         text = library_license(name) or prebuilt.library_license(name)
         if text:

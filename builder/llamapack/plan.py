@@ -26,7 +26,7 @@ from llamapack.quantize import Quantized, quantized
 from llamapack.signing import SignCommand, parse_sign_command
 from llamapack.sizes import check_space, parse_size
 from llamapack.sources import Model, find_model, read_head
-from llamapack.targets import Target, find_target, host_target
+from llamapack.targets import UNIVERSAL, Target, find_slices, find_target, host_target
 from llamapack.toolchain import find_tree
 
 __all__ = ["Output", "Plan", "make_plan", "repack_plan", "weights_path"]
@@ -44,6 +44,12 @@ class Output:
     target: Target
     path: Path
     app: bool = False  # path is an application of macOS, a directory
+    slices: tuple[Target, ...] = ()  # of a universal file
+
+    @property
+    def runtimes(self) -> tuple[Target, ...]:
+        """What must be compiled for it."""
+        return self.slices or (self.target,)
 
 
 @dataclass(slots=True)
@@ -91,6 +97,7 @@ def make_plan(
     out: Path,
     targets: Sequence[str] = (),
     *,
+    slices: str = "",
     name: str | None = None,
     system: str | None = None,
     args: Sequence[str] = (),
@@ -129,14 +136,14 @@ def make_plan(
     sign = parse_sign_command(sign_cmd) if sign_cmd is not None else None
     for arg in args:
         _check_text("--arg", arg, _MAX_SYSTEM, lines=True)
-    outputs = plan_outputs(out, targets, app=app)
+    outputs = plan_outputs(out, targets, slices, app=app)
     if desktop and all(output.target.system != "linux" for output in outputs):
         raise UsageError("--desktop is for Linux: there is no such target")
     if app and split:
         raise UsageError("--app holds the weights in a file of its own already; drop --split")
     if sign is not None and any(output.app for output in outputs):
         raise UsageError("--sign-cmd signs files; sign an application (--app) after the build")
-    arches = [output.target.arch for output in outputs]
+    arches = [target.arch for output in outputs for target in output.runtimes]
     checked = checked_args([arg for arg in args if arg], arches)
     for output in outputs:
         _check_output(output.path, output.app)
@@ -185,9 +192,10 @@ def repack_plan(
     """The plan for what is in a packed executable, with all that its builder decided."""
     if not is_packed(read_head(payload_file(file))):
         raise LlamapackError(f"{file}: not packed by llamapack (llamapack build packs a GGUF)")
-    target = kept_of(open_payload(file)).target
-    wanted = list(targets) or ([target] if target else [])
-    return make_plan(str(file), out, wanted, args=args, split=split)
+    kept = kept_of(open_payload(file))
+    wanted = list(targets) or ([kept.target] if kept.target else [])
+    slices = kept.slices if UNIVERSAL.name in wanted else ""
+    return make_plan(str(file), out, wanted, slices=slices, args=args, split=split)
 
 
 def rough_sizes(plan: Plan) -> list[tuple[Path, int]]:
@@ -197,7 +205,7 @@ def rough_sizes(plan: Plan) -> list[tuple[Path, int]]:
     for output in plan.outputs:
         limit = FORMATS[output.target.format].max_size
         alone = bool(size) and (plan.split or (limit is not None and size > limit))
-        files.append((output.path, RUNTIME_ROOM + (0 if alone else size)))
+        files.append((output.path, RUNTIME_ROOM * len(output.runtimes) + (0 if alone else size)))
         if alone and (plan.out, size) not in files:
             files.append((plan.out, size))
     return files
@@ -214,20 +222,25 @@ def weights_path(plan: Plan, outputs: Sequence[Output]) -> Path:
     return path
 
 
-def plan_outputs(out: Path, targets: Sequence[str], *, app: bool = False) -> list[Output]:
-    """One target: OUT (with .exe for Windows); several: OUT-<target>[.exe]. app: for macOS it is
-    an application, with .app."""
+def plan_outputs(
+    out: Path, targets: Sequence[str], slices: str = "", *, app: bool = False
+) -> list[Output]:
+    """One target: OUT (with .exe for Windows and universal); several: OUT-<target>[.exe]. app: for
+    macOS it is an application, with .app."""
     rows = list(dict.fromkeys(map(find_target, targets))) or [host_target()]
     if not out.name or out.name == "..":
         raise UsageError(f"-o {out} names no file")
     if app and all(row.system != "macos" for row in rows):
         raise UsageError("--app is for macOS: there is no such target")
+    if slices and UNIVERSAL not in rows:
+        raise UsageError("--slices is about --target universal, which is not asked for")
     outputs = []
     for row in rows:
         is_app = app and row.system == "macos"
         suffix = ".app" if is_app else row.suffix
         path = out if len(rows) == 1 else out.with_name(f"{out.name}-{row.name}")
-        outputs.append(Output(row, _resolve(with_suffix(path, suffix)), is_app))
+        parts = find_slices(slices) if row is UNIVERSAL else ()
+        outputs.append(Output(row, _resolve(with_suffix(path, suffix)), is_app, parts))
     return outputs
 
 

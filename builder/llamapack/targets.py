@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from llamapack.errors import UsageError
 
-__all__ = ["TARGETS", "Target", "find_target", "host_target"]
+__all__ = ["TARGETS", "UNIVERSAL", "Target", "find_slices", "find_target", "host_target"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +20,7 @@ class Target:
     arch: str  # as isa.def names it: x86_64, aarch64
     system: str  # linux, windows, macos, freebsd, netbsd, openbsd
     triple: str  # what `zig cc -target` takes; the oldest system that still counts
-    format: str  # elf, pe, macho: picks the module in llamapack.formats
+    format: str  # elf, pe, macho, universal: picks the module in llamapack.formats
     suffix: str  # appended to the output name
     link_flags: tuple[str, ...]
     description: str
@@ -182,16 +182,51 @@ TARGETS: tuple[Target, ...] = (
 )
 
 
+# Not compiled but put together from others: formats/universal.py.
+UNIVERSAL = Target(
+    "universal",
+    "any",
+    "any",
+    "",
+    "universal",
+    ".exe",
+    (),
+    "one file for Windows, Linux and macOS, both CPUs (--slices)",
+    "as its slices are",
+)
+DEFAULT_SLICES = (
+    "windows-x86_64",  # the file itself
+    "linux-x86_64",
+    "linux-aarch64",
+    "macos-x86_64",
+    "macos-aarch64",
+)
+
+
 def find_target(name: str) -> Target:
     """The row with this name, or this machine's for "native"; a UsageError that lists all names
     otherwise."""
     if name == "native":
         return host_target()
-    for target in TARGETS:
+    for target in (*TARGETS, UNIVERSAL):
         if target.name == name:
             return target
-    known = ", ".join(target.name for target in TARGETS)
+    known = ", ".join(target.name for target in (*TARGETS, UNIVERSAL))
     raise UsageError(f"no target named {name!r}; the targets are native, {known}")
+
+
+def find_slices(names: str) -> tuple[Target, ...]:
+    """The rows for a list with commas, in the order of TARGETS; "" for the usual ones. Windows on
+    x86-64 is always among them, since its executable holds all the rest."""
+    asked = [name.strip() for name in names.split(",")] if names else list(DEFAULT_SLICES)
+    rows = [find_target(name) for name in [DEFAULT_SLICES[0], *asked]]
+    for row in rows:
+        if row is UNIVERSAL or (row.windows and row.name != DEFAULT_SLICES[0]):
+            raise UsageError(
+                f"--slices: {row.name} cannot be part of a universal file; of Windows only "
+                f"{DEFAULT_SLICES[0]} can, which ARM64 machines run, too"
+            )
+    return tuple(row for row in TARGETS if row in rows)
 
 
 def host_target() -> Target:

@@ -7,9 +7,11 @@
 
 #include "base/utf8.h"
 #include "cli/bundle.h"
+#include "cli/launch.h"
 #include "cli/print.h"
 #include "cli/system_kv.h"
 #include "platform/process.h"
+#include "platform/slice.h"
 #include "platform/terminal.h"
 #include "platform/thread.h"
 
@@ -98,7 +100,7 @@ static bool enter_bundle(lp_app *app) {
 }
 
 static lp_code open_payload(lp_app *app, lp_error *err) {
-    LP_TRY(lp_own_path(&app->own_path, err));
+    if (app->own_path.len == 0) LP_TRY(lp_own_path(&app->own_path, err));
     LP_TRY(lp_map_open(&app->own_map, app->own_path.data, err));
     lp_error archive;
     lp_code code =
@@ -199,6 +201,12 @@ const lp_container *lp_app_weights(const lp_app *app) {
 lp_code lp_app_start(lp_app *app, int argc, char **argv, lp_error *err) {
     *app = (lp_app){.program = argc > 0 ? last_part(argv[0]) : "chat", .sandbox = "none"};
     lp_options_init(&app->options);
+    lp_buf_init(&app->own_path, 0);
+    LP_TRY(lp_launch_take(&app->own_path, &argc, &argv, err));
+    if (app->own_path.len > 0) {
+        app->program = last_part(app->own_path.data);
+        lp_slice_rename(app->program);
+    }
     LP_TRY(lp_options_parse(&app->options, argc, argv, err));
     if (app->options.help || app->options.version) return LP_OK;
     LP_TRY(open_payload(app, err));

@@ -16,9 +16,9 @@
 
 typedef struct lp_app {
     lp_options options;
-    const char *program;           /* argv[0]'s last part */
+    const char *program;           /* argv[0]'s last part, or the archive's */
     lp_arena kept;                 /* values of baked-in default arguments */
-    lp_buf own_path;               /* NUL-terminated */
+    lp_buf own_path;               /* of the file with the payload: see launch.h */
     lp_map own_map, model_map;     /* model_map only with -m */
     lp_container *container;       /* of the own file; NULL: none */
     lp_container *model_container; /* of a packed file given with -m */

@@ -9,6 +9,7 @@
 
 #include "cli/answer.h"
 #include "cli/commands.h"
+#include "cli/launch.h"
 #include "cli/print.h"
 #include "platform/process.h"
 #include "platform/terminal.h"
@@ -95,6 +96,7 @@ static int run(lp_app *app, int argc, char **argv) {
 }
 
 int main(int argc, char **argv) {
+    if (lp_launch_is_probe(argc, argv)) return 0;
     lp_error err = {0};
     lp_terminal_prepare();
     (void)lp_process_owns_console();
