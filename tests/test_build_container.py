@@ -233,8 +233,9 @@ def test_signing_does_not_break_verify(tmp_path: Path, target: object) -> None:
 
 
 def fake_runtime(kind: str) -> bytes:
-    if kind == "pe":
-        data = bytearray(b"MZ" + bytes(1022))
+    if kind in ("pe", "universal"):
+        data = bytearray((b"MZ" if kind == "pe" else b"MZa=") + bytes(1022))
+        data = data[:1024]
         struct.pack_into("<I", data, 0x3C, 128)
         data[128:132] = b"PE\0\0"
         struct.pack_into("<H", data, 152, 0x20B)
