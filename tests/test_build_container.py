@@ -14,6 +14,7 @@ import stat
 import struct
 import subprocess
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -336,6 +337,33 @@ def test_zip64_where_numbers_need_it(tmp_path: Path) -> None:
         ("model.gguf", 5 << 30, big.data),
         ("manifest.json", 5, small.data),
     ]
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize("size", [70_000, (4 << 30) + 70_000], ids=["", "zip64"])
+def test_tools_read_it_behind_any_executable(kind: str, size: int, tmp_path: Path) -> None:
+    """Python, unzip, 7z, bsdtar; also where numbers need ZIP64 (the weights are a hole then)."""
+    path = tmp_path / "chat"
+    data = weights_of(5000)
+    with path.open("wb") as file:
+        # Without the false signatures of RUNTIME, which 7z believes.
+        file.write(fake_runtime(kind).replace(b"PK", b"--"))
+        model = Entry("model.gguf", 0, 0, size, size, header=file.tell())
+        file.write(local_header(model, 1 << 16))
+        small = Entry("manifest.json", 0, zlib.crc32(data), 5000, 5000, header=model.data + size)
+        file.seek(small.header)
+        file.write(local_header(small) + data)
+        file.write(directory([model, small], small.data + 5000, b""))
+    assert model.data % 65536 == 0
+    with zipfile.ZipFile(path) as archive:
+        assert archive.read("manifest.json") == data
+        assert archive.getinfo("model.gguf").file_size == size
+    for words in (["unzip", "-p"], ["7z", "x", "-tzip", "-so"], ["bsdtar", "-xOf"]):
+        if shutil.which(words[0]) is None:
+            pytest.skip(f"{words[0]} is not installed")
+        done = subprocess.run([*words, path, "manifest.json"], capture_output=True, check=False)
+        assert (done.returncode, done.stdout) == (0, data), (words, done.stderr)
+        assert b"warning" not in done.stderr.lower()
 
 
 def test_small_archives_carry_no_zip64(tmp_path: Path) -> None:
