@@ -1,8 +1,8 @@
-/* launch_probe.c - stands in for a runtime in the tests of the universal file: says how it was started.
+/* launch_probe.c - stands in for a runtime in the tests of the universal file.
  *
- * Standard output: fields "key=value" that end in NUL bytes: self, pid, umask, cwd, what standard
- * input held, then each argument. The argument "exit:N" is the exit status, "wait" waits for a signal.
- * SPDX-License-Identifier: Apache-2.0 */
+ * Standard output: fields "key=value" that end in NUL bytes: umask, self, pid, cwd, what standard
+ * input held, then each argument. The argument "exit:N" is the exit status, "wait" waits for a
+ * signal. SPDX-License-Identifier: Apache-2.0 */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
