@@ -26,6 +26,7 @@ from universal_file import (
     Started,
     binfmt,
     collect,
+    compile_probe,
     fake_uname,
     need_binfmt,
     need_namespaces,
@@ -243,6 +244,24 @@ def test_unknown_systems(system: str, machine: str, chat: Path, home: Path, tmp_
     shown = machine.replace("arm64", "aarch64")
     assert started.code == 126
     assert started.errors == f"error: this file holds no program for {system} on {shown}\n"
+
+
+def test_names_of_machines(home: Path, tmp_path: Path) -> None:
+    """Systems name the same processors differently. (All slices are this machine's, to be seen.)"""
+    path = tmp_path / "chat"
+    runtime = compile_probe("linux-x86_64")
+    probe_file(path, dict.fromkeys(["freebsd-x86_64", "netbsd-aarch64", "macos-aarch64"], runtime))
+    cases = [("FreeBSD", "amd64", "", "freebsd-x86_64"), ("NetBSD", "evbarm", "aarch64", "netbsd-aarch64"),
+             ("Darwin", "arm64", "", "macos-aarch64"), ("Darwin", "x86_64", "", "macos-aarch64")]  # fmt: skip
+    for system, machine, processor, target in cases:
+        shutil.rmtree(tmp_path / "bin", ignore_errors=True)
+        env = {"PATH": fake_uname(tmp_path / "bin", system, machine, processor)}
+        sysctl = tmp_path / "bin" / "sysctl"  # as in a shell that Rosetta translates
+        sysctl.write_text('#!/bin/sh\n[ "$*" = "-n hw.optional.arm64" ] && echo 1\n')
+        sysctl.chmod(0o755)
+        started = start(["sh", path, "x"], home, env=env)
+        check_started(started, str(path), ["x"])
+        assert started.cached.name.startswith(f"{target}-")
 
 
 # --- the cache -------------------------------------------------------------------------------

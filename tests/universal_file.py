@@ -50,13 +50,14 @@ def compile_probe(target_name: str) -> bytes:
 
 def probe_file(
     path: Path,
-    targets: Sequence[str] = ("linux-x86_64", "linux-aarch64"),
+    targets: Sequence[str] | dict[str, bytes] = ("linux-x86_64", "linux-aarch64"),
     windows: bytes | None = None,
     script: str | None = None,
 ) -> universal.Universal:
-    """Writes one to path."""
+    """Writes one to path; targets: the slices, by name or with what takes the probe's place."""
     windows = windows if windows is not None else compile_probe("windows-x86_64")
-    others = {name: compile_probe(name) for name in targets}
+    given = targets if isinstance(targets, dict) else {}
+    others = {name: given.get(name) or compile_probe(name) for name in targets}
     whole = universal.assemble(windows, others, script or SCRIPT.read_text())
     parts = [Part(piece.entry, piece.data, align=universal.BLOCK) for piece in whole.slices]
     with path.open("wb+") as file:
@@ -159,10 +160,12 @@ def need_binfmt() -> None:
         pytest.skip("optional: this kernel has no binfmt_misc for namespaces")
 
 
-def fake_uname(folder: Path, system: str, machine: str) -> str:
+def fake_uname(folder: Path, system: str, machine: str, processor: str = "") -> str:
     """A PATH in whose front `uname` tells of another machine."""
     folder.mkdir()
     program = folder / "uname"
-    program.write_text(f"#!/bin/sh\ncase $1 in -s) echo {system} ;; *) echo {machine} ;; esac\n")
+    program.write_text(
+        f"#!/bin/sh\ncase $1 in -s) echo {system} ;; -m) echo {machine} ;; -p) echo {processor} ;; esac\n"
+    )
     program.chmod(0o755)
     return f"{folder}:{os.environ['PATH']}"

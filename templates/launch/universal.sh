@@ -26,9 +26,11 @@ esac
 # POSIX checksum.
 s=$(uname -s)
 m=$(uname -m)
+# evbarm: NetBSD's name for boards of every ARM.
 case $m in
     amd64) m=x86_64 ;;
     arm64) m=aarch64 ;;
+    evbarm) m=$(uname -p) ;;
 esac
 # A shell that Rosetta translates sees an Intel processor.
 if [ "$s-$m" = Darwin-x86_64 ] && [ "$(sysctl -n hw.optional.arm64 2>/dev/null)" = 1 ]; then m=aarch64; fi
@@ -42,7 +44,7 @@ z=$((c*4096))
 lp_v() {
     case $(cksum <"$1") in
         "$k $z"*) ;;
-        '') [ $(($(wc -c <"$1")+0)) -eq $z ] || return 1 ;;
+        '') [ $(( $(wc -c <"$1") + 0 )) -eq $z ] || return 1 ;;
         *) return 1 ;;
     esac
     "$1" --lp-probe
