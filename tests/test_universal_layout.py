@@ -19,11 +19,11 @@ from typing import Any
 
 import pytest
 import tiny_model
-from llamapack import build, inspect, payload, plan, toolchain
+from llamapack import build, inspect, layout, payload, plan, toolchain
 from llamapack.errors import LlamapackError, UsageError
 from llamapack.formats import codesign, universal
-from llamapack.targets import TARGETS, find_target
-from universal_file import SCRIPT, compile_probe, probe_file, start
+from llamapack.targets import find_target
+from universal_file import SCRIPT, collect, compile_probe, probe_file, start
 
 HEADERS = 0x1000
 SLICES = ("linux-x86_64", "linux-aarch64", "macos-aarch64", "macos-x86_64")
@@ -438,24 +438,50 @@ def test_slices_are_chosen(tmp_path: Path, run_cli: Callable[..., int], capsys: 
     assert [output.path.name for output in outputs] == ["x-linux-x86_64", "x-universal.exe"]
 
 
-def test_4_gib_is_too_much_for_windows(tmp_path: Path) -> None:
-    """A byte less is not; other systems have no such limit."""
-    assert universal.max_size == 0xFFFFFFFF
-    rows = {target.name: plan.Output(target, tmp_path / target.name) for target in TARGETS}
-    rows["universal"] = plan.plan_outputs(tmp_path / "u", ["universal"])[0]
-    for name, output in rows.items():
-        fits = 0xFFFFFFFF - output.room
-        if output.target.format in ("pe", "universal"):
-            check_limit(fits, output)
-            with pytest.raises(LlamapackError, match="4 GiB"):
-                check_limit(fits + 1, output)
-        else:
-            check_limit(fits + 1, output)
-        assert output.room >= 8 << 20, name
+@pytest.mark.parametrize("name", ["universal", "linux-x86_64"])
+def test_4_gib_is_too_much_for_windows(
+    name: str, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A byte less is not; then the weights go into a file beside it. Linux has no such limit."""
+    planned = plan.make_plan(str(made.parent / "tiny.gguf"), tmp_path / "chat", [name])
+    (output,) = planned.outputs
+    runtimes = {row.name: toolchain.build_runtime(row) for row in output.runtimes}
+    job = build._job(planned, output, runtimes)
+
+    def written(size: int) -> list[tuple[str, int]]:
+        class Hole:
+            """Weights of which only the size is asked."""
+
+        Hole.size = size  # type: ignore[attr-defined]
+        monkeypatch.setattr(plan.Plan, "weights", Hole())
+        return [(path.name, count) for path, count in layout.lay_out(planned, [job], None).files]
+
+    limit = 0xFFFFFFFF
+    size = limit - (written(4 << 20)[0][1] - (4 << 20))
+    size -= written(size - 100_000)[0][1] + 100_000 - limit  # the list of hashes grows with it
+    assert written(size) == [(output.path.name, limit)]
+    files = written(size + 1)
+    if name == "universal":
+        assert [path for path, _ in files] == ["chat.weights", "chat.exe"]
+        assert files[1][1] < 16 << 20
+    else:
+        assert files == [("chat", limit + 1)]
 
 
-def check_limit(size: int, output: plan.Output) -> None:
-    """check_room without looking at the disk."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(plan, "_check_space", lambda *_: None)
-        plan.check_room(size, [output])
+def test_weights_beside_it(made: Path, tmp_path: Path) -> None:
+    """Split, and packed again with the same slices."""
+    model = str(made.parent / "tiny.gguf")
+    planned = plan.make_plan(
+        model, tmp_path / "chat.exe", ["universal"], slices="linux-x86_64", split=True
+    )
+    path = build.build(planned)[0].path
+    assert sorted(os.listdir(tmp_path)) == ["chat.exe", "chat.weights"]
+    env = {"PATH": os.environ["PATH"], "HOME": str(tmp_path / "home")}
+    words = ["-p", "hello", "-n", "4", "--temp", "0"]
+    texts = [collect(["sh", file, *words], env) for file in (path, made)]
+    assert texts[0] == texts[1]
+    assert texts[0][0] == 0
+    again = plan.repack_plan(path, tmp_path / "again.exe", (), args=(), split=False)
+    packed = build.build(again)[0].path
+    assert inspect.describe(packed)["slices"] == ["linux-x86_64", "windows-x86_64"]
+    assert collect(["sh", packed, *words], env) == texts[0]
