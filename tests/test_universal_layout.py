@@ -21,7 +21,7 @@ import pytest
 import tiny_model
 from llamapack import build, inspect, layout, payload, plan, toolchain
 from llamapack.errors import LlamapackError, UsageError
-from llamapack.formats import codesign, universal
+from llamapack.formats import macho, universal
 from llamapack.targets import find_target
 from universal_file import SCRIPT, collect, compile_probe, probe_file, start
 
@@ -290,7 +290,7 @@ def test_macos_slices_are_signed(name: str, made: Path) -> None:
     before = toolchain.build_runtime(target)
     check_same_code(data, before)
     # Signing what is signed changes nothing.
-    assert codesign.sign(data, "llamapack-runtime", 4096) == data
+    assert macho.sign(data, "llamapack-runtime", 4096) == data
 
 
 def check_signature(data: bytes, oldest: list[int]) -> None:
@@ -339,21 +339,6 @@ def check_same_code(now: bytes, before: bytes) -> None:
         for mine, old in zip(parsed.sections, other.sections, strict=True):
             assert (mine.name, mine.virtual_address) == (old.name, old.virtual_address)
             assert bytes(mine.content) == bytes(old.content)
-
-
-def test_broken_macos_programs_are_refused() -> None:
-    before = toolchain.build_runtime(find_target("macos-aarch64"))
-    for data in (b"", before[:200], before + b"more", b"\xcf\xfa\xed\xfe" + bytes(60)):
-        with pytest.raises(LlamapackError, match="the macOS runtime"):
-            codesign.sign(data, "x", 4096)
-    draw = random.Random(2)
-    for _ in range(300):  # whatever is wrong, it is said
-        spoilt = bytearray(before)
-        spoilt[draw.randrange(4, 2000)] = draw.choice([0, 1, 0xFF])
-        try:
-            codesign.sign(bytes(spoilt), "x", 4096)
-        except LlamapackError:
-            continue
 
 
 # --- the builder -----------------------------------------------------------------------------

@@ -12,7 +12,7 @@ bool lp_launch_is_probe(int argc, char *const *argv) {
     return argc == 2 && strcmp(argv[1], "--lp-probe") == 0;
 }
 
-/* A file that cannot be found (OpenBSD tells nobody where a program lies) is as one without. */
+/* A file that cannot be found is as one without. */
 static bool has_payload(void) {
     lp_buf path;
     lp_buf_init(&path, 0);

@@ -82,8 +82,9 @@ def finish(data: bytes, identifier: str) -> bytes:
     return data if _parse(data).signature_at else sign(data, identifier)
 
 
-def sign(data: bytes, identifier: str) -> bytes:
-    """The program with an ad hoc signature (which names nobody) in place of what it had."""
+def sign(data: bytes, identifier: str, multiple: int = 8) -> bytes:
+    """The program with an ad hoc signature (which names nobody) in place of what it had. Its size
+    is a multiple as asked: the padding is the signature's."""
     layout = _parse(data)
     linkedit = _linkedit(layout)
     out = bytearray(data[: program_size(data)])
@@ -95,7 +96,7 @@ def sign(data: bytes, identifier: str) -> bytes:
     name = identifier.encode() + b"\0"
     slots = (limit + (1 << page) - 1) >> page
     length = _SUPER + _DIRECTORY.size + len(name) + 32 * slots
-    room = length + -length % 8
+    room = length + -(limit + length) % multiple
     _set_load_command(out, layout, limit, room)
     text = layout.segments["__TEXT"]
     filesize = limit + room - linkedit.fileoff

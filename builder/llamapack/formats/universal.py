@@ -20,7 +20,7 @@ The PE headers say SizeOfHeaders 0x1000, which is where the first section lies i
 whatever is an offset in the file moves by as much; addresses stay. All of it fits any number of
 sections as long as headers and script share the page.
 
-Mach-O runtimes are signed anew so that their padding lies in the signature (codesign.py).
+Mach-O runtimes are signed anew so that their padding lies in the signature (macho.py).
 
 SPDX-License-Identifier: Apache-2.0
 """
@@ -32,7 +32,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from llamapack.errors import LlamapackError
-from llamapack.formats import codesign, pe
+from llamapack.formats import macho, pe
 from llamapack.ziprecords import STORED, Entry, local_header
 
 __all__ = ["BLOCK", "Slice", "Universal", "assemble", "posix_cksum"]
@@ -87,8 +87,8 @@ def assemble(windows: bytes, others: Mapping[str, bytes], script: str) -> Univer
 
 
 def _whole_blocks(runtime: bytes) -> bytes:
-    if runtime.startswith(b"\xcf\xfa\xed\xfe"):
-        return codesign.sign(runtime, "llamapack-runtime", BLOCK)
+    if runtime.startswith(macho.MAGIC):
+        return macho.sign(runtime, "llamapack-runtime", BLOCK)
     return runtime + bytes(-len(runtime) % BLOCK)
 
 
