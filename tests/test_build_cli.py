@@ -26,7 +26,7 @@ import numpy as np
 import pytest
 from llamapack import atomic, build, default_args, payload, plan
 from llamapack.errors import LlamapackError
-from llamapack.targets import TARGETS
+from llamapack.targets import TARGETS, UNIVERSAL
 
 if TYPE_CHECKING:
     from llamapack.native import Native
@@ -214,7 +214,7 @@ def test_odd_names(model: Path, out: Path, run_cli: Cli) -> None:
 
 def test_lists(run_cli: Cli, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_cli("targets", "--json") == 0
-    assert [row["name"] for row in json.loads(capsys.readouterr().out)] == [t.name for t in TARGETS]
+    assert [row["name"] for row in json.loads(capsys.readouterr().out)] == [t.name for t in (*TARGETS, UNIVERSAL)]
     assert run_cli("models", "--json") == 0
     assert json.loads(capsys.readouterr().out)[0]["name"] == "smollm2"
     assert run_cli("--version") == 0
