@@ -21,7 +21,8 @@ import pytest
 import tiny_model
 from llamapack import build, inspect, layout, payload, plan, toolchain
 from llamapack.errors import LlamapackError, UsageError
-from llamapack.formats import macho, universal
+from llamapack.formats import macho, pe, resources, universal
+from llamapack.icons import standard_icon
 from llamapack.targets import find_target
 from universal_file import SCRIPT, collect, compile_probe, probe_file, start
 
@@ -99,7 +100,10 @@ def debug_sections(parsed: Any, section: Any) -> bytes:
 def test_the_first_page_is_a_script_and_pe_headers(made: Path) -> None:
     data = made.read_bytes()
     check_first_page(data)
-    check_pe(data, toolchain.build_runtime(find_target("windows-x86_64")))
+    planned = plan.make_plan(str(made.parent / "tiny.gguf"), made, ["windows-x86_64"])
+    target = find_target("windows-x86_64")
+    dressed = build._dressed(planned, target, toolchain.build_runtime(target))
+    check_pe(data, dressed)  # with icon, version and manifest
 
 
 def with_debug(pe: bytes) -> bytes:
@@ -127,7 +131,7 @@ def with_debug(pe: bytes) -> bytes:
 
 
 @pytest.mark.wine
-@pytest.mark.parametrize("kind", ["plain", "debug"])
+@pytest.mark.parametrize("kind", ["plain", "debug", "resources"])
 def test_kinds_of_windows_programs(
     kind: str, windows: bytes, tmp_path: Path, tool: Callable[[str], str]
 ) -> None:
@@ -135,8 +139,13 @@ def test_kinds_of_windows_programs(
     import pefile
 
     before = with_debug(windows) if kind == "debug" else windows
+    if kind == "resources":
+        before = pe.add_resources(
+            windows, resources.describe_program("Chat", "1.2.3", standard_icon(), b"<assembly/>")
+        )
     parsed = pefile.PE(data=before)
     assert hasattr(parsed, "DIRECTORY_ENTRY_DEBUG") == (kind == "debug")
+    assert hasattr(parsed, "DIRECTORY_ENTRY_RESOURCE") == (kind == "resources")
     path = tmp_path / "chat.exe"
     probe_file(path, ["linux-x86_64"], before)
     check_first_page(path.read_bytes())
@@ -218,9 +227,9 @@ def test_a_script_that_is_too_long_is_an_error(windows: bytes) -> None:
         universal.assemble(windows, {}, script)
 
 
-def spoil(pe: bytes, at: int, value: int) -> bytes:
-    (start_of,) = struct.unpack_from("<I", pe, 0x3C)
-    data = bytearray(pe)
+def spoil(program: bytes, at: int, value: int) -> bytes:
+    (start_of,) = struct.unpack_from("<I", program, 0x3C)
+    data = bytearray(program)
     struct.pack_into("<I", data, start_of + at, value)
     return bytes(data)
 
