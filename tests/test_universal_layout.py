@@ -415,7 +415,10 @@ def test_packed_again_it_is_the_same(made: Path, tmp_path: Path) -> None:
 def test_slices_are_chosen(tmp_path: Path, run_cli: Callable[..., int], capsys: Any) -> None:
     out = tmp_path / "few"
     words = ["build", "--no-model", "-o", str(out), "--target", "universal"]
+    words += ["--version-string", "9.8.7"]
     assert run_cli(*words, "--slices", "linux-x86_64") == 0
+    assert "--version-string" not in capsys.readouterr().err
+    assert "9.8.7".encode("utf-16-le") in (tmp_path / "few.exe").read_bytes()
     facts = inspect.describe(tmp_path / "few.exe")
     assert facts["slices"] == ["linux-x86_64", "windows-x86_64"]
     assert next(e["name"] for e in facts["entries"]) == "runtime/linux-x86_64"

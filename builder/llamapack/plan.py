@@ -159,7 +159,7 @@ def make_plan(
     plan.quantized = quantized(found, quant) if found and quant else None
     plan.desktop = desktop
     plan.version, plan.sign = version, sign
-    windows = any(output.target.windows for output in outputs)
+    windows = any(target.windows for output in outputs for target in output.runtimes)
     if icon is not None and (windows or not (app or desktop)):
         plan.icon = read_icon(icon)
     if not windows:
