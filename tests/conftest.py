@@ -18,6 +18,7 @@ import hashlib
 import importlib.metadata
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import weakref
@@ -41,6 +42,12 @@ TOOLS = {  # marker: the programs of which one must be there
 }
 
 sys.path[:0] = [str(ROOT / "builder"), str(ROOT / "tests")]
+
+
+# A shell starts what runs in its background with Ctrl-C ignored, which programs started by tests
+# would inherit; tests of Ctrl-C need them to have it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def require_all() -> bool:
