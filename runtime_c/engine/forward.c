@@ -57,13 +57,15 @@ static void run_row_chunk(void *job, size_t chunk, int thread) {
     const row_job *j = job;
     size_t begin = chunk * j->per_chunk, end = begin + j->per_chunk;
     if (end > j->n_rows) end = j->n_rows;
-    if (j->work) {
-        for (size_t row = begin; row < end; row++) j->work(j->e, j->layer, row);
-    }
-    for (int kind = 0; kind < LP_ACT_KIND_COUNT; kind++) {
-        if (!(j->kinds >> kind & 1u)) continue;
-        j->e->kernels->quantize_acts((lp_act_kind)kind, j->source, j->n_in, j->n_rows, begin, end,
-                                     j->n_in, j->e->acts[kind]);
+    size_t group = j->e->kernels->act_row_group;
+    for (size_t row = begin; row < end; row += group) { /* while what was written is near */
+        size_t next = end - row < group ? end : row + group;
+        for (size_t i = row; j->work && i < next; i++) j->work(j->e, j->layer, i);
+        for (int kind = 0; kind < LP_ACT_KIND_COUNT; kind++) {
+            if (!(j->kinds >> kind & 1u)) continue;
+            j->e->kernels->quantize_acts((lp_act_kind)kind, j->source, j->n_in, j->n_rows, row,
+                                         next, j->n_in, j->e->acts[kind]);
+        }
     }
 }
 
@@ -227,24 +229,37 @@ static void project(lp_engine *e, const lp_weight *w, size_t n_rows, float *out)
     run_products(&j);
 }
 
-/* Gate and up of the same columns, then the activation on what is still in the cache. */
+/* Columns begin..end-1 of a row become act(gate) * up. */
+static void activate(lp_engine *e, const lp_layer *layer, size_t row, size_t begin, size_t end) {
+    const float *gate_bias = layer->w[LP_ROLE_GATE_BIAS].data,
+                *up_bias = layer->w[LP_ROLE_UP_BIAS].data;
+    float *gate = e->gate + row * layer->n_ff + begin, *up = e->up + row * layer->n_ff + begin;
+    if (gate_bias) e->kernels->add(gate, gate_bias + begin, end - begin);
+    if (up_bias) e->kernels->add(up, up_bias + begin, end - begin);
+    bool gelu = e->model->arch->gate == LP_GATE_GELU_TANH;
+    (gelu ? e->kernels->gelu_mul : e->kernels->silu_mul)(gate, up, end - begin);
+}
+
+static void activate_row(lp_engine *e, const lp_layer *layer, size_t row) {
+    activate(e, layer, row, 0, layer->n_ff);
+}
+
+/* With few rows the activation belongs to the columns' chunks, so that all threads take part; with
+ * many to the rows, just before they are converted: they are read from far once, not twice. */
+static bool activates_rows(size_t n_rows) {
+    return n_rows >= 64;
+}
+
+/* Gate and up of the same columns. */
 static void run_gate_chunk(void *job, size_t chunk, int thread) {
     const column_job *j = job;
     lp_engine *e = j->e;
-    const lp_layer *layer = j->layer;
-    size_t begin = chunk * j->columns, end = begin + j->columns;
-    if (end > layer->n_ff) end = layer->n_ff;
+    size_t begin = chunk * j->columns, end = begin + j->columns, n_rows = j->product[0].n_rows;
+    if (end > j->layer->n_ff) end = j->layer->n_ff;
     for (size_t i = 0; i < 2; i++)
         e->kernels->matmul(&j->product[i], begin, end, scratch_of(e, thread));
-    const float *gate_bias = layer->w[LP_ROLE_GATE_BIAS].data,
-                *up_bias = layer->w[LP_ROLE_UP_BIAS].data;
-    bool gelu = e->model->arch->gate == LP_GATE_GELU_TANH;
-    for (size_t row = 0; row < j->product[0].n_rows; row++) {
-        float *gate = e->gate + row * layer->n_ff + begin, *up = e->up + row * layer->n_ff + begin;
-        if (gate_bias) e->kernels->add(gate, gate_bias + begin, end - begin);
-        if (up_bias) e->kernels->add(up, up_bias + begin, end - begin);
-        (gelu ? e->kernels->gelu_mul : e->kernels->silu_mul)(gate, up, end - begin);
-    }
+    for (size_t row = 0; !activates_rows(n_rows) && row < n_rows; row++)
+        activate(e, j->layer, row, begin, end);
 }
 
 static void run_gate(lp_engine *e, const lp_layer *layer, size_t n_rows) {
@@ -398,6 +413,7 @@ static void run_ffn(lp_engine *e, const lp_layer *layer, size_t n_rows) {
     run_gate(e, layer, n_rows);
     run_rows((row_job){.e = e,
                        .layer = layer,
+                       .work = activates_rows(n_rows) ? activate_row : NULL,
                        .kinds = kind_bit(e, down),
                        .source = e->gate,
                        .n_in = layer->n_ff,
