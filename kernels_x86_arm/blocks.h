@@ -98,6 +98,7 @@ typedef struct lp_act32 {
 
 typedef struct lp_act256 {
     float d;
+    int32_t owed[16]; /* -32 * sums: as `correction`, for each 16 elements */
     int16_t sums[16]; /* of q over each 16 elements */
     int8_t q[256];
 } lp_act256;

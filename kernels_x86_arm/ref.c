@@ -127,6 +127,7 @@ static void quantize_acts(lp_act_kind kind, const float *x, size_t stride, size_
                 int32_t sum = 0;
                 for (unsigned i = 0; i < 16; i++) sum += block->q[16 * j + i];
                 block->sums[j] = (int16_t)sum;
+                block->owed[j] = -32 * sum;
             }
         }
     }
