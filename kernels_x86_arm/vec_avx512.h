@@ -188,4 +188,29 @@ INLINE float w16_fold_max(w16 x) {
 }
 LP_FOLD_FROM4
 
+/* Folds of a[i][0..3] to out[i]: two sums to a vector, then four, then the sixteen. */
+#define VEC_FOLD4X4
+INLINE void w16_fold4x4(float *const out[4], w16 a[4][4]) {
+    w16 row[4]; /* [j]: in 128-bit lane i the last four partial sums of a[i][j] */
+#pragma clang loop unroll(full)
+    for (int j = 0; j < 4; j++) {
+        w16 p = _mm512_add_ps(_mm512_shuffle_f32x4(a[0][j], a[1][j], 0x44),
+                              _mm512_shuffle_f32x4(a[0][j], a[1][j], 0xee));
+        w16 q = _mm512_add_ps(_mm512_shuffle_f32x4(a[2][j], a[3][j], 0x44),
+                              _mm512_shuffle_f32x4(a[2][j], a[3][j], 0xee));
+        row[j] = _mm512_add_ps(_mm512_shuffle_f32x4(p, q, 0x88), _mm512_shuffle_f32x4(p, q, 0xdd));
+    }
+#define LOW_PAIRS(x, y)  _mm512_shuffle_ps(x, y, 0x44)
+#define HIGH_PAIRS(x, y) _mm512_shuffle_ps(x, y, 0xee)
+    w16 p = _mm512_add_ps(LOW_PAIRS(row[0], row[1]), HIGH_PAIRS(row[0], row[1]));
+    w16 q = _mm512_add_ps(LOW_PAIRS(row[2], row[3]), HIGH_PAIRS(row[2], row[3]));
+#undef LOW_PAIRS
+#undef HIGH_PAIRS
+    w16 sums = _mm512_add_ps(_mm512_shuffle_ps(p, q, 0x88), _mm512_shuffle_ps(p, q, 0xdd));
+    _mm_storeu_ps(out[0], _mm512_castps512_ps128(sums));
+    _mm_storeu_ps(out[1], _mm512_extractf32x4_ps(sums, 1));
+    _mm_storeu_ps(out[2], _mm512_extractf32x4_ps(sums, 2));
+    _mm_storeu_ps(out[3], _mm512_extractf32x4_ps(sums, 3));
+}
+
 #endif
