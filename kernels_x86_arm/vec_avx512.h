@@ -188,6 +188,36 @@ INLINE float w16_fold_max(w16 x) {
 }
 LP_FOLD_FROM4
 
+/* Tables of 16 floats: a nibble becomes its value by one permutation. Indices count by their low
+ * four bits. */
+#define VEC_LOOKUP
+typedef __m512i w16_index;
+INLINE w16_index w16_index_bytes(const uint8_t *p) {
+    return _mm512_cvtepu8_epi32(_mm_loadu_si128((const void *)p));
+}
+INLINE w16_index w16_index_high(w16_index i) {
+    return _mm512_srli_epi32(i, 4);
+}
+INLINE w16 w16_lookup(w16 table, w16_index i) {
+    return _mm512_permutexvar_ps(i, table);
+}
+/* From `high` where the lane's bit is set. */
+INLINE w16 w16_lookup2(w16 low, w16 high, uint16_t bits, w16_index i) {
+    return _mm512_mask_permutexvar_ps(w16_lookup(low, i), bits, i, high);
+}
+/* The halves at row[i] + at and two bytes on as out[2 * i] and out[2 * i + 1]. */
+INLINE void w16_half_pairs(const uint8_t *const row[4], size_t at, float out[8]) {
+    int32_t word[4];
+    for (int i = 0; i < 4; i++) memcpy(&word[i], row[i] + at, sizeof word[i]);
+    _mm256_storeu_ps(out, _mm256_cvtph_ps(_mm_setr_epi32(word[0], word[1], word[2], word[3])));
+    __asm__("" : "+m"(*(float (*)[8])out)); /* broadcast from memory, not by shuffles */
+}
+/* first, first + 1, ... */
+INLINE w16 w16_count(int first) {
+    const __m512i steps = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    return _mm512_cvtepi32_ps(_mm512_add_epi32(steps, _mm512_set1_epi32(first)));
+}
+
 /* Folds of a[i][0..3] to out[i]: two sums to a vector, then four, then the sixteen. */
 #define VEC_FOLD4X4
 INLINE void w16_fold4x4(float *const out[4], w16 a[4][4]) {
