@@ -242,8 +242,9 @@ INLINE void vec_prefetch(const void *p) {
 
 /* ---- vi, vf: the prefill tile --------------------------------------------------------------- */
 
-#define NL 4
-#define NR 2
+#define NL          4
+#define NR          2
+#define DECODE_MOST 1 /* with sixteen registers sharing gains little */
 #define MR 2 /* sixteen registers: 2 x 2 x 2 partial sums, weights, activations, temporaries */
 
 typedef __m128i vi;

@@ -104,22 +104,34 @@ def tool() -> Iterator[Callable[[str], str]]:
 
     yield find
     for process in kept:
-        process.communicate()
+        assert process.stdin is not None
+        process.stdin.close()
+        process.wait()
 
 
 def keep_wine(wine: str) -> subprocess.Popen[bytes]:
     """A program that runs on under wine until its input ends: as long as one does, the next starts
-    in half a second instead of many. All use one WINEPREFIX."""
+    in half a second instead of many. All use one WINEPREFIX.
+
+    Returns once it answers. wine's own services are children of whatever was started first and keep
+    its standard error open, so a test that came first would wait for the end of its pipe forever."""
     from llamapack.toolchain import cache_dir
 
     os.environ.setdefault("WINEPREFIX", str(cache_dir() / "wine"))
-    return subprocess.Popen(
+    process = subprocess.Popen(
         [wine, "cmd"],
         env={**os.environ, "WINEDEBUG": "-all"},
         stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
     )
+    assert process.stdin is not None and process.stdout is not None
+    process.stdin.write(b"echo wine-answers\r\n")
+    process.stdin.flush()
+    for line in process.stdout:
+        if b"wine-answers" in line and b"echo" not in line:  # not what was typed
+            break
+    return process
 
 
 # --- the C library ---------------------------------------------------------------------------

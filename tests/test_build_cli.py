@@ -214,7 +214,9 @@ def test_odd_names(model: Path, out: Path, run_cli: Cli) -> None:
 
 def test_lists(run_cli: Cli, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_cli("targets", "--json") == 0
-    assert [row["name"] for row in json.loads(capsys.readouterr().out)] == [t.name for t in (*TARGETS, UNIVERSAL)]
+    assert [row["name"] for row in json.loads(capsys.readouterr().out)] == [
+        t.name for t in (*TARGETS, UNIVERSAL)
+    ]
     assert run_cli("models", "--json") == 0
     assert json.loads(capsys.readouterr().out)[0]["name"] == "smollm2"
     assert run_cli("--version") == 0

@@ -87,7 +87,9 @@ def test_application_is_as_macos_wants_it(app: Path, smollm2: Path) -> None:
     assert icon[8:12] == b"ic08"
     assert icon[16:] == png(256)
     assert info["CFBundleIconFile"] == "icon"
-    found = {path.relative_to(contents).as_posix() for path in contents.rglob("*") if path.is_file()}
+    found = {
+        path.relative_to(contents).as_posix() for path in contents.rglob("*") if path.is_file()
+    }
     assert found == {"Info.plist", "MacOS/Größe 1", "Resources/model", "Resources/icon.icns"}
 
 
@@ -126,7 +128,9 @@ def test_every_byte_of_an_application_is_verified(app: Path, tmp_path: Path) -> 
         payload.verify(payload.open_payload(copy))
 
 
-def test_application_is_replaced_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_application_is_replaced_as_a_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "x.app"
     runtime = toolchain.build_runtime(find_target("macos-x86_64"))
 
@@ -250,7 +254,7 @@ def test_program_finds_the_archive_of_its_application(tmp_path: Path, smollm2: P
 
 @pytest.mark.desktop
 @pytest.mark.skipif(os.uname().machine != "x86_64", reason="this machine is no x86-64")
-@pytest.mark.parametrize("name", ["chat", "my chat", 'a"b$c`d\\e%f\'g'])
+@pytest.mark.parametrize("name", ["chat", "my chat", "a\"b$c`d\\e%f'g"])
 def test_desktop_file(tmp_path: Path, name: str) -> None:
     folder = tmp_path / "a $folder"
     folder.mkdir()
@@ -268,7 +272,10 @@ def test_desktop_file(tmp_path: Path, name: str) -> None:
     program.write_text('#!/bin/sh\nprintf "started %s\\n" "$0"\n')
     line = next(row for row in entry.read_text().splitlines() if row.startswith("Exec="))
     said = subprocess.run(
-        exec_words(line.removeprefix("Exec="), str(entry)), capture_output=True, text=True, check=True
+        exec_words(line.removeprefix("Exec="), str(entry)),
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert said.stdout == f"started {program}\n"
     # Installed apart from the program: from PATH.

@@ -149,7 +149,7 @@ def test_what_cannot_be_packed_again(
 
     refused("not packed by llamapack", half)
     refused("no such file", tmp_path / "missing")
-    refused("levels are dotprod, neon, ref", tmp_path / "chat", "--target", "linux-aarch64")
+    refused("levels are i8mm, dotprod, neon, ref", tmp_path / "chat", "--target", "linux-aarch64")
     for name, text in (("model.gguf", "weights differ from their hash"),
                        ("system.kv", "system.kv differs from its hash")):  # fmt: skip
         damaged = bytearray(raw)

@@ -360,7 +360,7 @@ def rewritten(
             deflated = opened.entries[name].method if name in opened.entries else 0
             if deflated:
                 continue  # the page is not needed
-            writer.add(container.Part(name, data), align)
+            writer.add(container.Part(name, data, align=align))
         roots = {r["name"]: r for r in manifest["entries"]}
         manifest["entries"] = [
             roots["model.gguf"] if r["name"] == "model.gguf" else r for r in writer.rows

@@ -90,7 +90,9 @@ def test_long_and_foreign_paths(wine: str, program: Path, tmp_path: Path) -> Non
     there = deep / "plauder programm 🦙.exe"
     os.link(program, there)
     (deep / "frage ü.txt").write_text("What is the capital of France?")
-    said = windows_console.run(wine, there, "-f", str(deep / "frage ü.txt"), "--temp", "0", "-n", "8")
+    said = windows_console.run(
+        wine, there, "-f", str(deep / "frage ü.txt"), "--temp", "0", "-n", "8"
+    )
     assert "Paris" in said.stdout
     said = windows_console.run(wine, there, "verify")
     assert "every byte" in said.stdout + said.stderr
@@ -103,7 +105,9 @@ def test_long_and_foreign_paths(wine: str, program: Path, tmp_path: Path) -> Non
 
 def test_an_own_window_waits_for_its_reader(wine: str, program: Path) -> None:
     """As after a double click: the window is the program's alone and goes when it ends."""
-    with Console(wine, str(program), "-p", "What is the capital of France?", "--temp", "0") as window:
+    with Console(
+        wine, str(program), "-p", "What is the capital of France?", "--temp", "0"
+    ) as window:
         window.wait_for(KEY)
         assert "The capital of France is Paris." in window.text
         assert window.titles[-1] == NAME
@@ -120,9 +124,7 @@ def test_an_own_window_keeps_an_error(wine: str, program: Path) -> None:
         assert window.end() == 2
 
 
-def test_a_damaged_program_says_so_in_its_window(
-    wine: str, program: Path, tmp_path: Path
-) -> None:
+def test_a_damaged_program_says_so_in_its_window(wine: str, program: Path, tmp_path: Path) -> None:
     cut = tmp_path / "cut.exe"
     cut.write_bytes(program.read_bytes()[:-100])
     with Console(wine, str(cut)) as window:
@@ -211,7 +213,9 @@ def test_signed_by_authenticode(
         assert parsed.OPTIONAL_HEADER.CheckSum == parsed.generate_checksum()
 
     assert zipfile.ZipFile(signed).testzip() is None
-    assert subprocess.run(["unzip", "-tq", signed], capture_output=True, check=False).returncode == 0
+    assert (
+        subprocess.run(["unzip", "-tq", signed], capture_output=True, check=False).returncode == 0
+    )
     assert run_cli("verify", str(signed)) == 0
     said = windows_console.run(wine, signed, "verify")
     assert "every byte" in said.stdout + said.stderr

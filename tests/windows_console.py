@@ -75,7 +75,9 @@ class Console:
     @property
     def text(self) -> str:
         """What stands in the window, without the sequences that draw it."""
-        text = re.sub(r"\x1b\][^\x07]*\x07|\x1b\[[0-9;?]*[A-Za-z]", "", self.raw.decode("utf-8", "replace"))
+        text = re.sub(
+            r"\x1b\][^\x07]*\x07|\x1b\[[0-9;?]*[A-Za-z]", "", self.raw.decode("utf-8", "replace")
+        )
         return text.replace("\r", "")
 
     @property
