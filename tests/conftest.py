@@ -104,9 +104,10 @@ def tool() -> Iterator[Callable[[str], str]]:
 
     yield find
     for process in kept:
-        assert process.stdin is not None
+        assert process.stdin is not None and process.stdout is not None
         process.stdin.close()
         process.wait()
+        process.stdout.close()
 
 
 def keep_wine(wine: str) -> subprocess.Popen[bytes]:
