@@ -7,6 +7,7 @@
 #define VEC_DPWSSD _mm256_dpwssd_avx_epi32
 #include "vec_avx2.h"
 
-#define LEVEL      avxvnni
+#define LEVEL        avxvnni
+#define LEVEL_FLOATS avx2
 #define LEVEL_TEXT "AVX2 + AVX-VNNI: Intel Alder Lake (2021), AMD Zen 5 (2024)"
 #include "level.inc"

@@ -89,6 +89,8 @@ _POSIX_FLAGS = (
     "-fno-asynchronous-unwind-tables",
     "-fno-unwind-tables",
 )
+# Where no time is spent: compiled to be small.
+_SELDOM = tuple(f"runtime_c/{name}/" for name in ("platform", "chat", "serve", "cli"))
 _ISA_ROW = re.compile(
     r'^\s*LP_ISA\(\s*(\w+)\s*,\s*(\w+)\s*,\s*"([^"]+)"\s*,\s*"([^"]*)"\s*,\s*"([^"]*)"\s*\)',
     re.MULTILINE,
@@ -183,6 +185,8 @@ def sources_for(tree: Tree, arch: str, *, windows: bool, quantizers: bool = Fals
             elif label == "kernels_x86_arm" and path.name.startswith("k_"):
                 continue
             name = f"{label}/{path.relative_to(folder).as_posix()}"
+            if name.startswith(_SELDOM):
+                extra += ("-Os",)
             if quantizers or not name.startswith(QUANTIZERS):
                 found.append(Source(path, name, extra))
     return sorted(found, key=lambda source: source.name)
