@@ -9,5 +9,5 @@
 
 #define LEVEL        avxvnni
 #define LEVEL_FLOATS avx2
-#define LEVEL_TEXT "AVX2 + AVX-VNNI: Intel Alder Lake (2021), AMD Zen 5 (2024)"
+#define LEVEL_TEXT   "AVX2 + AVX-VNNI: Intel Alder Lake (2021), AMD Zen 5 (2024)"
 #include "level.inc"

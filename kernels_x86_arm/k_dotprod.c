@@ -4,5 +4,5 @@
 
 #define LEVEL        dotprod
 #define LEVEL_FLOATS neon
-#define LEVEL_TEXT "Advanced SIMD + SDOT: Cortex-A76 (2018), Neoverse N1, Apple M1"
+#define LEVEL_TEXT   "Advanced SIMD + SDOT: Cortex-A76 (2018), Neoverse N1, Apple M1"
 #include "level.inc"

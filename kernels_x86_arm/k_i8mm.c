@@ -5,5 +5,5 @@
 #define LEVEL        i8mm
 #define LEVEL_FLOATS neon
 #define VEC_OWN_BDOT /* by BFMLAL */
-#define LEVEL_TEXT "Advanced SIMD + SMMLA + BFMLAL: Neoverse V1, N2 (2021), Cortex-X2, Apple M2"
+#define LEVEL_TEXT   "Advanced SIMD + SMMLA + BFMLAL: Neoverse V1, N2 (2021), Cortex-X2, Apple M2"
 #include "level.inc"
