@@ -107,36 +107,34 @@ INLINE di di_dot(b32 w, b32 a, int signed_bytes) {
 #endif
 }
 
-/* Scales of a row's block, a byte each: 16 of them, or eight. */
-typedef __m256i kr;
-INLINE kr kr_load16(const void *p) {
-    return _mm256_broadcastsi128_si256(_mm_loadu_si128(p));
-}
-INLINE kr kr_load8(const void *p) {
-    int64_t bytes;
-    memcpy(&bytes, p, sizeof bytes);
-    return _mm256_set1_epi64x(bytes);
+/* acc + the products of the words of x and y, two to a lane. As text: the compiler takes VPDPWSSD
+ * apart to shorten chains, of which there are enough here. */
+INLINE di di_dot_words(di acc, __m256i x, __m256i y) {
+#ifdef VEC_DPWSSD_TEXT
+    __asm__(VEC_DPWSSD_TEXT : "+x"(acc) : "x"(x), "x"(y));
+    return acc;
+#else
+    return _mm256_add_epi32(acc, _mm256_madd_epi16(x, y));
+#endif
 }
 
-/* acc + scale i0 * (first 16 products) + scale i1 * (last 16). The partial sums fit in 16 bits:
- * 4 * 63 * 127 = 32004. A signed scale comes in the high byte of its word and is shifted down. */
-INLINE di di_dot_scaled(di acc, b32 w, b32 a, kr scales, int i0, int i1, int is_signed) {
-#ifdef VEC_VNNI
-#define SCALE_AT(i) (is_signed ? (int)0x80800080 | ((i) << 8) : (int)0x80808000 | (i))
-#else
-#define SCALE_AT(i)                                                                                \
-    (is_signed ? (int)0x00800080 | ((i) * 0x01000100) : (int)0x80008000 | ((i) * 0x10001))
-#endif
-    const __m256i pick = _mm256_setr_epi32(SCALE_AT(i0), SCALE_AT(i0), SCALE_AT(i0), SCALE_AT(i0),
-                                           SCALE_AT(i1), SCALE_AT(i1), SCALE_AT(i1), SCALE_AT(i1));
-#undef SCALE_AT
-    __m256i s = _mm256_shuffle_epi8(scales, pick);
-    if (is_signed) s = _mm256_srai_epi16(s, 8);
-#ifdef VEC_VNNI
-    return VEC_DPWSSD(acc, VEC_DPBUSD(_mm256_setzero_si256(), w, a), s);
-#else
-    return _mm256_add_epi32(acc, _mm256_madd_epi16(_mm256_maddubs_epi16(w, a), s));
-#endif
+/* Scales of a row's block as words: of sixteen the even ones in the low half, the odd ones in the
+ * high half; of eight all in both. */
+typedef __m256i kr;
+INLINE kr kr_load16(const void *p) {
+    const __m128i apart = _mm_setr_epi8(0, 2, 4, 6, 8, 10, 12, 14, 1, 3, 5, 7, 9, 11, 13, 15);
+    return _mm256_cvtepi8_epi16(_mm_shuffle_epi8(_mm_loadu_si128(p), apart));
+}
+INLINE kr kr_load8(const void *p) {
+    return _mm256_broadcastsi128_si256(_mm_cvtepu8_epi16(_mm_loadl_epi64(p)));
+}
+
+/* acc + scale i0 * (first 16 products) + scale i1 * (last 16): 2j and 2j + 1 of sixteen, the same
+ * of eight. A sum of two products fits in 16 bits: 2 * 63 * 127 = 16002. */
+INLINE di di_dot_scaled(di acc, b32 w, b32 a, kr scales, int i0, int i1) {
+    const int word = i0 == i1 ? i0 : i0 / 2;
+    const __m256i pick = _mm256_set1_epi16((int16_t)(((2 * word + 1) << 8) | (2 * word)));
+    return di_dot_words(acc, _mm256_maddubs_epi16(w, a), _mm256_shuffle_epi8(scales, pick));
 }
 
 /* acc - 2^shift * scales * sums, 16 of each. */

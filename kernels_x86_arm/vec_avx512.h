@@ -8,8 +8,9 @@
 
 #define VEC_AVX512
 #define VEC_VNNI
-#define VEC_DPBUSD _mm256_dpbusd_epi32
-#define VEC_DPWSSD _mm256_dpwssd_epi32
+#define VEC_DPBUSD      _mm256_dpbusd_epi32
+#define VEC_DPWSSD      _mm256_dpwssd_epi32
+#define VEC_DPWSSD_TEXT "vpdpwssd %2, %1, %0"
 #include "vec_avx2.h"
 
 /* ---- vi, vf: the prefill tile --------------------------------------------------------------- */

@@ -149,8 +149,7 @@ INLINE di mla_lane(di acc, di x, int32x4_t scales, int i) {
         return vmlaq_laneq_s32(acc, x, scales, 3);
     }
 }
-INLINE di di_dot_scaled(di acc, b32 w, b32 a, kr scales, int i0, int i1, int is_signed) {
-    (void)is_signed;
+INLINE di di_dot_scaled(di acc, b32 w, b32 a, kr scales, int i0, int i1) {
     di first = add_dot(vdupq_n_s32(0), w.a, a.a);
     if (i0 == i1) return mla_lane(acc, add_dot(first, w.b, a.b), scales.s[i0 / 4], i0 % 4);
     acc = mla_lane(acc, first, scales.s[i0 / 4], i0 % 4);

@@ -113,8 +113,7 @@ INLINE kr kr_load8(const void *p) {
     return p;
 }
 /* A lane's four products fit in 16 bits: 4 * 32 * 127 = 16256. */
-INLINE di di_dot_scaled(di acc, b32 w, b32 a, kr scales, int i0, int i1, int is_signed) {
-    (void)is_signed;
+INLINE di di_dot_scaled(di acc, b32 w, b32 a, kr scales, int i0, int i1) {
     __m128i s0 = _mm_set1_epi32(SCALE_CODE(scales[i0])),
             s1 = _mm_set1_epi32(SCALE_CODE(scales[i1]));
     acc = _mm_add_epi32(acc, _mm_madd_epi16(dot_bytes(w.a, a.a), s0));

@@ -32,6 +32,7 @@
 #include "engine/kv_file.h"
 #include "engine/sampler.h"
 #include "engine/draft.h"
+#include "engine/shares.h"
 #include "engine/lookup.h"
 #include "engine/scheduler.h"
 #include "chat/chat.h"

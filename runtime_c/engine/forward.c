@@ -22,8 +22,9 @@
 
 #include "engine/engine_internal.h"
 #include "engine/rope.h"
+#include "engine/shares.h"
 
-enum { CHUNKS_PER_THREAD = 8, LEAST_COLUMNS = 32, MOST_COLUMNS = 512 };
+enum { CHUNKS_PER_THREAD = 8, LEAST_COLUMNS = 32, LEAST_BYTES = 128 << 10 };
 
 static size_t divide_up(size_t a, size_t b) {
     return a / b + (a % b != 0);
@@ -175,9 +176,10 @@ enum { MOST_PRODUCTS = 3 };
 typedef struct column_job {
     lp_engine *e;
     lp_matmul product[MOST_PRODUCTS];
-    size_t n_products, columns;       /* columns per chunk */
-    size_t last_chunk[MOST_PRODUCTS]; /* chunks of this product and those before it */
-    const lp_layer *layer;            /* of the gated pair */
+    size_t n_products;
+    size_t first[MOST_PRODUCTS]; /* this product's first column among those of all */
+    lp_shares shares;            /* of the columns; of a gated pair: of each one's */
+    const lp_layer *layer;       /* of the gated pair */
 } column_job;
 
 static void add_product(column_job *j, const lp_weight *w, size_t n_rows, float *out) {
@@ -194,33 +196,43 @@ static void add_product(column_job *j, const lp_weight *w, size_t n_rows, float 
                                               .out_stride = w->n_out};
 }
 
-/* Columns per chunk for `total` of them: enough chunks to even out the threads. */
-static size_t columns_per_chunk(const lp_engine *e, size_t total) {
+/* What chunks of columns begin at multiples of. */
+static size_t column_unit(const lp_engine *e) {
     size_t group = e->kernels->weight_row_group, unit = group;
     while (unit < LEAST_COLUMNS || unit % 16) unit += group;
-    size_t share = divide_up(total, (size_t)lp_pool_threads(e->pool) * CHUNKS_PER_THREAD);
-    if (share > MOST_COLUMNS) share = MOST_COLUMNS;
-    return divide_up(share, unit) * unit;
+    return unit;
+}
+
+/* With few rows a chunk takes as long as reading its weights, and its first lines are waited for.
+ */
+static void run_columns(column_job *j, lp_pool_body body, size_t total) {
+    lp_pool *pool = j->e->pool;
+    const lp_matmul *first = &j->product[0];
+    size_t least = LEAST_BYTES / (first->row_bytes * first->n_rows);
+    j->shares = lp_shares_of(total, column_unit(j->e), least, (size_t)lp_pool_threads(pool));
+    lp_pool_run(pool, body, j, lp_shares_count(&j->shares));
 }
 
 static void run_product_chunk(void *job, size_t chunk, int thread) {
     const column_job *j = job;
-    size_t i = 0;
-    while (chunk >= j->last_chunk[i]) i++;
-    size_t begin = (chunk - (i ? j->last_chunk[i - 1] : 0)) * j->columns, end = begin + j->columns;
-    if (end > j->product[i].n_out) end = j->product[i].n_out;
-    j->e->kernels->matmul(&j->product[i], begin, end, scratch_of(j->e, thread));
+    size_t begin, end;
+    lp_shares_get(&j->shares, chunk, &begin, &end);
+    for (size_t i = 0; i < j->n_products; i++) {
+        const lp_matmul *product = &j->product[i];
+        size_t first = j->first[i], last = first + product->n_out;
+        size_t from = larger_of(begin, first), to = end < last ? end : last;
+        if (from < to)
+            j->e->kernels->matmul(product, from - first, to - first, scratch_of(j->e, thread));
+    }
 }
 
 static void run_products(column_job *j) {
-    size_t total = 0, chunks = 0;
-    for (size_t i = 0; i < j->n_products; i++) total += j->product[i].n_out;
-    j->columns = columns_per_chunk(j->e, total);
+    size_t total = 0, unit = column_unit(j->e);
     for (size_t i = 0; i < j->n_products; i++) {
-        chunks += divide_up(j->product[i].n_out, j->columns);
-        j->last_chunk[i] = chunks;
+        j->first[i] = total;
+        total += divide_up(j->product[i].n_out, unit) * unit;
     }
-    lp_pool_run(j->e->pool, run_product_chunk, j, chunks);
+    run_columns(j, run_product_chunk, total);
 }
 
 static void project(lp_engine *e, const lp_weight *w, size_t n_rows, float *out) {
@@ -254,11 +266,11 @@ static bool activates_rows(size_t n_rows) {
 static void run_gate_chunk(void *job, size_t chunk, int thread) {
     const column_job *j = job;
     lp_engine *e = j->e;
-    size_t begin = chunk * j->columns, end = begin + j->columns, n_rows = j->product[0].n_rows;
-    if (end > j->layer->n_ff) end = j->layer->n_ff;
-    for (size_t i = 0; i < 2; i++)
+    size_t begin, end, n_rows = j->product[0].n_rows;
+    lp_shares_get(&j->shares, chunk, &begin, &end);
+    for (size_t i = 0; i < 2 && begin < end; i++)
         e->kernels->matmul(&j->product[i], begin, end, scratch_of(e, thread));
-    for (size_t row = 0; !activates_rows(n_rows) && row < n_rows; row++)
+    for (size_t row = 0; !activates_rows(n_rows) && row < n_rows && begin < end; row++)
         activate(e, j->layer, row, begin, end);
 }
 
@@ -266,8 +278,7 @@ static void run_gate(lp_engine *e, const lp_layer *layer, size_t n_rows) {
     column_job j = {.e = e, .layer = layer};
     add_product(&j, &layer->w[LP_ROLE_GATE], n_rows, e->gate);
     add_product(&j, &layer->w[LP_ROLE_UP], n_rows, e->up);
-    j.columns = columns_per_chunk(e, layer->n_ff);
-    lp_pool_run(e->pool, run_gate_chunk, &j, divide_up(layer->n_ff, j.columns));
+    run_columns(&j, run_gate_chunk, layer->n_ff);
 }
 
 /* ---- attention ---------------------------------------------------------------------------- */
