@@ -299,6 +299,10 @@ INLINE void b32_transpose_store(const b32 r[DL], uint8_t *out, size_t stride) {
 INLINE void vec_prefetch(const void *p) {
     _mm_prefetch(p, _MM_HINT_T0);
 }
+/* Into the L2 cache only. */
+INLINE void vec_prefetch_far(const void *p) {
+    _mm_prefetch(p, _MM_HINT_T1);
+}
 
 #ifndef VEC_AVX512
 /* ---- vi, vf: the prefill tile --------------------------------------------------------------- */

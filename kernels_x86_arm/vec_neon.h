@@ -285,6 +285,9 @@ INLINE void b32_transpose_store(const b32 r[DL], uint8_t *out, size_t stride) {
 INLINE void vec_prefetch(const void *p) {
     __builtin_prefetch(p);
 }
+INLINE void vec_prefetch_far(const void *p) {
+    __builtin_prefetch(p, 0, 2);
+}
 
 /* ---- vi, vf: the prefill tile --------------------------------------------------------------- */
 

@@ -238,6 +238,9 @@ INLINE void b32_transpose_store(const b32 r[DL], uint8_t *out, size_t stride) {
 INLINE void vec_prefetch(const void *p) {
     _mm_prefetch(p, _MM_HINT_T0);
 }
+INLINE void vec_prefetch_far(const void *p) {
+    _mm_prefetch(p, _MM_HINT_T1);
+}
 
 /* ---- vi, vf: the prefill tile --------------------------------------------------------------- */
 
