@@ -90,8 +90,10 @@ def _job(plan: Plan, output: Output, runtimes: dict[str, bytes]) -> Job:
         notice=texts.notice,
         program=launchers.program_row(whole.runtime, stem) if output.app else None,
         slices=tuple(target.name for target in output.slices),
+        version=plan.version,
     )
-    parts = sorted([*texts.parts, *page_parts()], key=lambda part: part.name)
+    icon = [Part(plan.icon_file.entry, plan.icon_file.data)] if plan.icon_file else []
+    parts = sorted([*texts.parts, *icon, *page_parts()], key=lambda part: part.name)
     slices = [Part(piece.entry, piece.data, align=universal.BLOCK) for piece in whole.slices]
     return Job(output, whole.runtime, [*slices, *parts], texts, facts)
 
@@ -208,7 +210,10 @@ class _Writer:
         whole: AbstractContextManager[BinaryIO] = atomic_file(path, 0o755, self._signer(job.output))
         if job.output.app:
             target, pictures = job.output.target, self._plan.pictures
-            whole = launchers.application(path, job.runtime, target, job.facts.name, pictures)
+            version = self._plan.version
+            whole = launchers.application(
+                path, job.runtime, target, job.facts.name, pictures, version
+            )
         with whole as file:
             self._container(file, job, self._weights, None)
             size = file.tell() + (len(job.runtime) if job.output.app else 0)
@@ -314,7 +319,10 @@ class _Writer:
 
     def _result(self, job: Job, size: int) -> Result:
         quant = self._plan.quantized
-        unused = [f"{option}: none of the outputs can hold it" for option in self._plan.unused]
+        unused = [
+            f"{option}: none of the outputs shows it; it is kept for packing again"
+            for option in self._plan.unused
+        ]
         return Result(
             job.output.target.name,
             job.output.path,
