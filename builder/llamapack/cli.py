@@ -187,7 +187,7 @@ def build(
         str | None,
         typer.Option(
             metavar="'TOOL {file}'",
-            help="Sign each output before it gets its name. {file} is the file; a tool that does "
+            help="Sign each output before any gets its name. {file} is the file; a tool that does "
             "not sign in place writes {out}; {target} is the system. Words are split and quoted "
             "as in a POSIX shell, but no shell runs them.",
         ),
