@@ -5,6 +5,7 @@ SPDX-License-Identifier: Apache-2.0
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import plistlib
@@ -243,19 +244,19 @@ def test_application_is_replaced_as_a_whole(
             ["--target", "macos-x86_64", "--app", "--icon", "missing.png"],
             "no such file: missing.png",
         ),
-        (["--target", "macos-x86_64", "--app", "--icon", "odd.png"], "no square PNG of a size"),
-        (["--target", "macos-x86_64", "--app", "--icon", "text.ico"], "no square PNG of a size"),
+        (["--target", "macos-x86_64", "--app", "--icon", "tiny.png"], "at least 16"),
+        (["--target", "macos-x86_64", "--app", "--icon", "text.ico"], "a damaged ICO"),
     ],
 )
 def test_what_cannot_be_is_refused(
     tmp_path: Path, words: list[str], said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "odd.png").write_bytes(png(100))
+    (tmp_path / "tiny.png").write_bytes(png(15))
     (tmp_path / "text.ico").write_bytes(b"\0\0\1\0\xff\xff")
     done = llamapack("build", "--no-model", "-o", "out", *words, code=2 if "is for" in said else 1)
     assert said in done.stderr
-    assert sorted(os.listdir()) == ["odd.png", "text.ico"]
+    assert sorted(os.listdir()) == ["text.ico", "tiny.png"]
 
 
 def test_names_of_outputs(tmp_path: Path) -> None:
@@ -285,6 +286,32 @@ def test_pictures_of_an_icon_file(tmp_path: Path) -> None:
     many = struct.pack("<BBBBHHII", 0, 0, 0, 0, 1, 32, len(png(256)), 6 + 16 * 60000) * 60000
     path.write_bytes(struct.pack("<HHH", 0, 1, 60000) + many + png(256))
     assert icons.pictures(icons.read_icon(path)) == {256: png(256)}
+
+
+@pytest.mark.parametrize(
+    ("size", "form", "expected"),
+    [((300, 300), "PNG", {128, 256}), ((600, 300), "PNG", {128, 256, 512}), ((64, 64), "PNG", {128}),
+     ((256, 256), "ICO", {128, 256})],
+)  # fmt: skip
+def test_a_picture_of_another_size_is_scaled(
+    size: tuple[int, int], form: str, expected: set[int], tmp_path: Path
+) -> None:
+    """Also the bitmaps of an .ico. What is no square stays undistorted."""
+    image = Image.new("RGBA", size, (255, 0, 0, 255))
+    image.paste((0, 0, 255, 255), (0, size[1] // 2, size[0], size[1]))
+    options = {"sizes": [(32, 32), size], "bitmap_format": "bmp"} if form == "ICO" else {}
+    image.save(tmp_path / "own", format=form, **options)
+    found = icons.pictures(icons.read_icon(tmp_path / "own"))
+    assert set(found) == expected
+    for side, data in found.items():
+        with Image.open(io.BytesIO(data), formats=["PNG"]) as shown:
+            assert (shown.size, shown.mode) == ((side, side), "RGBA")
+            used = side * size[1] // size[0]
+            above, below = side // 2 - used // 4, side // 2 + used // 4
+            assert shown.getpixel((side // 4, above)) == pytest.approx((255, 0, 0, 255), abs=9)
+            assert shown.getpixel((side // 4, below)) == pytest.approx((0, 0, 255, 255), abs=9)
+            if used < side:
+                assert shown.getpixel((side // 4, 0))[3] == 0
 
 
 @pytest.mark.skipif(os.uname().machine != "x86_64", reason="this machine is no x86-64")

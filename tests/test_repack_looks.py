@@ -191,10 +191,11 @@ HOSTILE: dict[str, tuple[str, bytes, list[str], str]] = {
     "no image for macos": ("icon.ico", b"<svg/>", APP, "neither a PNG nor an ICO"),
     "too large": ("icon.png", bytes((16 << 20) + 1), WINDOWS, "icon.png is too large"),
     "huge picture": ("icon.png", HUGE, WINDOWS, "at most 4096"),
-    "huge picture for macos": ("icon.png", HUGE, APP, "no square PNG"),
+    "huge picture for macos": ("icon.png", HUGE, APP, "at most 4096"),
     "damaged": ("icon.png", PNG + chunk(b"IHDR", bytes(13)), WINDOWS, "damaged PNG"),
     "one image many times": ("icon.ico", many(bitmap(size=1088), 60000), WINDOWS, "overlap"),
-    "one image many times for macos": ("icon.ico", many(HUGE, 60000), APP, "no square PNG"),
+    "one cut picture many times for macos": ("icon.ico", many(HUGE, 60000), APP, "at most 256"),
+    "one image many times for macos": ("icon.ico", many(bitmap(size=1088), 60000), APP, "overlap"),
 }
 
 

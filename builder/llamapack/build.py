@@ -230,7 +230,7 @@ class _Writer:
                 partner = self._write_weights(files[0], apart[0])
             for job, file in zip(jobs, files[1:] if apart else files, strict=True):
                 with explained(job.output.path):
-                    if job in apart:
+                    if self._layout.is_split(job):
                         self._container(file, job, None, partner)
                     else:
                         self._container(file, job, self._weights, None)
@@ -241,7 +241,7 @@ class _Writer:
         results = {}
         for job, size in zip(jobs, sizes, strict=True):
             results[job.output.path] = self._result(job, size)
-            if partner and job in apart:
+            if partner and self._layout.is_split(job):
                 results[job.output.path] = dataclasses.replace(
                     results[job.output.path],
                     weights=path,

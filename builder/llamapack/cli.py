@@ -169,10 +169,9 @@ def build(
         str | None,
         typer.Option(
             metavar="FILE",
-            help="Icon of Windows programs, --app and --desktop: a .png, square with 256 pixels or "
-            "more (--app and --desktop: 128, 256, 512 or 1024), or an .ico. The file goes into the "
-            "program as it is, for packing it again. Default: that of a packed MODEL, else "
-            'llamapack\'s ("").',
+            help="Icon of Windows programs, --app and --desktop: a .png, best square with 256 or "
+            "512 pixels, or an .ico. The file goes into the program as it is, for packing it "
+            'again. Default: that of a packed MODEL, else llamapack\'s ("").',
         ),
     ] = None,
     version_string: Annotated[

@@ -113,7 +113,8 @@ def images(icon: IconFile) -> list[Image]:
 
 
 def pictures(icon: IconFile) -> dict[int, bytes]:
-    """For macOS and Linux: the PNG files in it that they take, by size in pixels."""
+    """For macOS and Linux, by size in pixels: the PNG files in it of sizes that they take, as they
+    are; where there is none, its largest picture scaled to those."""
     _check_kind(icon)
     found: dict[int, bytes] = {}
     for offset, size in _png_places(icon.data):
@@ -121,12 +122,13 @@ def pictures(icon: IconFile) -> dict[int, bytes]:
         # Each size once, whatever the list of a damaged file says.
         if width == height and width in TYPES and width not in found:
             found[width] = icon.data[offset : offset + size]
-    if not found:
-        sizes = ", ".join(map(str, TYPES))
-        raise icon.bad(
-            f"no square PNG of a size that macOS and Linux desktops take ({sizes} pixels)"
-        )
-    return found
+    if found:
+        return found
+    if icon.data.startswith(_ICO):
+        _from_ico(icon)  # looks through it before a decoder does
+    picture = _decoded(icon)
+    sizes = [size for size in _PICTURES if size <= picture.size[0]] or _PICTURES[:1]
+    return {size: encode_png(_resized(picture, size), size) for size in sizes}
 
 
 def _check_kind(icon: IconFile) -> None:
@@ -150,15 +152,25 @@ def standard_pictures() -> dict[int, bytes]:
 
 
 def _from_png(icon: IconFile) -> list[Image]:
+    picture = _decoded(icon)
+    side = picture.size[0]
+    sizes = sorted({*(size for size in SIZES if size <= side), min(side, SIZES[-1])})
+    return [_image(_resized(picture, size), size) for size in sizes]
+
+
+def _decoded(icon: IconFile) -> Any:
+    """Its (largest) picture, made a square of RGBA pixels, as Pillow's image."""
     try:
         from PIL import Image as Pillow
     except ImportError:
         raise LlamapackError("--icon: reading a PNG takes Pillow: pip install pillow") from None
-    _check_side(icon, *struct.unpack(">II", icon.data[16:24].ljust(8, b"\0")))
+    kind = "PNG" if icon.data.startswith(_PNG) else "ICO"
+    if kind == "PNG":
+        _check_side(icon, *struct.unpack(">II", icon.data[16:24].ljust(8, b"\0")))
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            picture: Any = Pillow.open(io.BytesIO(icon.data), formats=["PNG"])  # headers only
+            picture: Any = Pillow.open(io.BytesIO(icon.data), formats=[kind])  # headers only
             # What counts in a damaged file may stand elsewhere than in its first header.
             _check_side(icon, *picture.size)
             picture = picture.convert("RGBA")
@@ -166,7 +178,7 @@ def _from_png(icon: IconFile) -> list[Image]:
         raise
     except Exception as error:  # whatever a damaged file makes a decoder raise
         text = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise icon.bad(f"a damaged PNG file ({text})") from None
+        raise icon.bad(f"a damaged {kind} file ({text})") from None
     width, height = picture.size
     side = max(width, height)
     if side < SIZES[0]:
@@ -175,11 +187,14 @@ def _from_png(icon: IconFile) -> list[Image]:
         square = Pillow.new("RGBA", (side, side), (0, 0, 0, 0))
         square.paste(picture, ((side - width) // 2, (side - height) // 2))
         picture = square
-    sizes = sorted({*(size for size in SIZES if size <= side), min(side, SIZES[-1])})
-    return [
-        _image(picture.resize((size, size), Pillow.Resampling.LANCZOS).tobytes(), size)
-        for size in sizes
-    ]
+    return picture
+
+
+def _resized(picture: Any, size: int) -> bytes:
+    from PIL import Image as Pillow
+
+    data: bytes = picture.resize((size, size), Pillow.Resampling.LANCZOS).tobytes()
+    return data
 
 
 def _check_side(icon: IconFile, width: int, height: int) -> None:
