@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import struct
 import warnings
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -185,6 +186,11 @@ def png(size: tuple[int, int]) -> bytes:
     return out.getvalue()
 
 
+def chunk(kind: bytes, body: bytes) -> bytes:
+    """Of a PNG file."""
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
 BAD_ICONS = {
     "empty": (b"", "neither a PNG nor an ICO"),
     "text": (b"<svg/>", "neither a PNG nor an ICO"),
@@ -199,12 +205,19 @@ BAD_ICONS = {
     "ico of a negative bitmap": (ico(bitmap(width=-16)), "at most 256"),
     "ico of a bitmap without mask": (ico(bitmap(rows=0)), "without mask"),
     "ico of an odd depth": (ico(bitmap(bits=31)), "not a bitmap"),
+    "ico of one image twice": (struct.pack("<HHH", 0, 1, 2)
+                               + struct.pack("<BBBBHHII", 16, 16, 0, 0, 1, 32, 1128, 38) * 2
+                               + bitmap(size=1088), "overlap"),
     "ico of a large png": (ico(png((300, 300))), "at most 256"),
     "tiny png": (png((15, 15)), "at least 16"),
     "png cut off": (png((64, 64))[:60], "damaged PNG"),
     "only png's signature": (b"\x89PNG\r\n\x1a\n", "damaged PNG"),
     "huge png": (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + struct.pack(">II", 1 << 30, 1 << 30) + bytes(9),
                  "at most 4096"),
+    "huge png behind another header": (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"prVt", struct.pack(">II", 16, 16))
+        + chunk(b"IHDR", struct.pack(">IIBBBBB", 9000, 9000, 8, 6, 0, 0, 0))
+        + chunk(b"IDAT", zlib.compress(bytes(99))), "at most 4096"),
     "large file": (bytes((16 << 20) + 1), "larger than"),
 }  # fmt: skip
 
@@ -243,7 +256,7 @@ def test_other_systems_say_that_they_show_nothing(
           "--version-string", "1")  # fmt: skip
     said = capsys.readouterr().err
     for option in ("--icon", "--version-string"):
-        assert f"warning: {option}: none of the outputs can hold it" in said
+        assert f"warning: {option}: none of the outputs shows it; it is kept" in said
 
 
 @pytest.mark.parametrize(

@@ -111,6 +111,23 @@ def test_every_target_is_signed(
         assert row["size"] == len(data)
 
 
+def test_all_are_signed_or_none_appears(
+    out: Path, smollm2: Path, tool: Callable[[str], str], run_cli: Callable[..., int],
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """The third of three fails: what was there before stays, also beside shared weights."""
+    body = f"{APPEND}\nsys.exit(3 if sys.argv[2] == 'universal' else 0)"
+    words = [word for name in (HOST, "windows-x86_64", "universal") for word in ("--target", name)]
+    words += ["--sign-cmd", f"{tool(body)} {{file}} {{target}}"]
+    before = out.with_name(f"{out.name}-{HOST}")
+    before.write_text("what was there before")
+    for options in ((), ("--split",)):
+        assert run_cli("build", str(smollm2), "-o", str(out), *words, *options) == 1
+        assert "failed on chat-universal.exe (exit status 3)" in capsys.readouterr().err
+        assert os.listdir(out.parent) == [before.name]
+        assert before.read_text() == "what was there before"
+
+
 FAILURES = {
     "fails": ("print('first'); print('key  is\\tlocked', file=sys.stderr); sys.exit(7)",
               "failed on chat (exit status 7): "),

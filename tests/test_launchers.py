@@ -5,6 +5,7 @@ SPDX-License-Identifier: Apache-2.0
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import plistlib
@@ -20,9 +21,10 @@ from typing import Any
 
 import lief
 import pytest
-from llamapack import launchers, payload, plan, toolchain
+from llamapack import icons, launchers, payload, plan, toolchain
 from llamapack.errors import LlamapackError
 from llamapack.targets import find_target
+from PIL import Image
 from test_build_targets import check_mach_o
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -93,6 +95,30 @@ def test_application_is_as_macos_wants_it(app: Path, smollm2: Path) -> None:
     assert found == {"Info.plist", "MacOS/Größe 1", "Resources/model", "Resources/icon.icns"}
 
 
+def test_without_an_icon_they_have_llamapack_s(tmp_path: Path) -> None:
+    """The same bubble as Windows programs have, in what the desktops take."""
+    llamapack("build", "--no-model", "-o", tmp_path / "chat", "--target", "macos-x86_64",
+              "--target", "linux-x86_64", "--app", "--desktop")  # fmt: skip
+    contents = tmp_path / "chat-macos-x86_64.app" / "Contents"
+    info = plistlib.loads((contents / "Info.plist").read_bytes())
+    assert info["CFBundleIconFile"] == "icon"
+    with Image.open(contents / "Resources" / "icon.icns", formats=["ICNS"]) as icon:
+        assert {size[0] for size in icon.info["sizes"]} == {128, 256, 512}
+        shown = [icon.icns.getimage(size).convert("RGBA") for size in icon.info["sizes"]]
+    with Image.open(tmp_path / "chat-linux-x86_64.png", formats=["PNG"]) as picture:
+        assert picture.size == (512, 512)
+        shown.append(picture.convert("RGBA"))
+    for image in shown:
+        side = image.size[0]
+        assert image.getpixel((0, 0))[3] == 0
+        assert image.getpixel((side * 5 // 32, side * 14 // 32)) == (0x14, 0x80, 0x6B, 255)
+    entry = (tmp_path / "chat-linux-x86_64.desktop").read_text()
+    assert "\nIcon=chat-linux-x86_64\n" in entry
+    # What nobody gave is not kept.
+    with zipfile.ZipFile(contents / "Resources" / "model") as archive:
+        assert not [name for name in archive.namelist() if name.startswith("icon")]
+
+
 def test_commands_take_an_application(app: Path, smollm2: Path, tmp_path: Path) -> None:
     assert "ok" in llamapack("verify", app).stdout
     facts = json.loads(llamapack("inspect", app, "--json").stdout)
@@ -126,6 +152,43 @@ def test_every_byte_of_an_application_is_verified(app: Path, tmp_path: Path) -> 
     program.unlink()
     with pytest.raises(LlamapackError, match="cannot read"):
         payload.verify(payload.open_payload(copy))
+
+
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="this machine is no x86-64")
+def test_the_program_verifies_its_application(
+    app: Path, packed_smollm2: Path, tmp_path: Path
+) -> None:
+    """As its own `verify` does it, here that of this machine's runtime with the archive's path."""
+    copy = tmp_path / "copy.app"
+    shutil.copytree(app, copy)
+    program = copy / "Contents" / "MacOS" / "Größe 1"
+    archive = copy / "Contents" / "Resources" / "model"
+
+    def verify() -> tuple[int, str]:
+        done = subprocess.run([packed_smollm2, "verify", archive], stdin=subprocess.DEVNULL,
+                              capture_output=True, text=True, timeout=120, check=False)  # fmt: skip
+        return done.returncode, done.stdout + done.stderr
+
+    assert verify() == (0, f"ok: every byte of {archive} and of its program is as it was built\n")
+    good = program.read_bytes()
+    _, size = launchers.macho.mutable_ranges(good)[-1]
+    longer = launchers.macho.sign(good, "signed.by.somebody.with.a.long.name" * 9)
+    shorter = launchers.macho.sign(good, "s")
+    assert len(shorter) < len(good) < len(longer)
+    for signed in (longer, shorter):
+        program.write_bytes(signed)
+        assert verify()[0] == 0
+    for at in (0, 5000, len(good) - size - 1):
+        bad = bytearray(good)
+        bad[at] ^= 1
+        program.write_bytes(bad)
+        code, said = verify()
+        assert code == 1 and said.endswith("/../MacOS/Größe 1: the program was changed\n")
+    program.write_bytes(good[:5000])
+    assert verify()[1].endswith("the program was changed\n")
+    program.unlink()
+    code, said = verify()
+    assert code == 1 and "Größe 1: No such file" in said and said.count("\n") == 1
 
 
 def test_application_is_replaced_as_a_whole(
@@ -177,20 +240,23 @@ def test_application_is_replaced_as_a_whole(
     [
         (["--target", "linux-x86_64", "--app"], "--app is for macOS"),
         (["--target", "macos-x86_64", "--desktop"], "--desktop is for Linux"),
-        (["--target", "macos-x86_64", "--app", "--icon", "missing.png"], "cannot read missing.png"),
-        (["--target", "macos-x86_64", "--app", "--icon", "odd.png"], "no square PNG of a size"),
-        (["--target", "macos-x86_64", "--app", "--icon", "text.ico"], "no square PNG of a size"),
+        (
+            ["--target", "macos-x86_64", "--app", "--icon", "missing.png"],
+            "no such file: missing.png",
+        ),
+        (["--target", "macos-x86_64", "--app", "--icon", "tiny.png"], "at least 16"),
+        (["--target", "macos-x86_64", "--app", "--icon", "text.ico"], "a damaged ICO"),
     ],
 )
 def test_what_cannot_be_is_refused(
     tmp_path: Path, words: list[str], said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "odd.png").write_bytes(png(100))
+    (tmp_path / "tiny.png").write_bytes(png(15))
     (tmp_path / "text.ico").write_bytes(b"\0\0\1\0\xff\xff")
     done = llamapack("build", "--no-model", "-o", "out", *words, code=2 if "is for" in said else 1)
     assert said in done.stderr
-    assert sorted(os.listdir()) == ["odd.png", "text.ico"]
+    assert sorted(os.listdir()) == ["text.ico", "tiny.png"]
 
 
 def test_names_of_outputs(tmp_path: Path) -> None:
@@ -215,7 +281,37 @@ def test_only_an_application_is_replaced(tmp_path: Path) -> None:
 def test_pictures_of_an_icon_file(tmp_path: Path) -> None:
     path = tmp_path / "a.ico"
     path.write_bytes(ico(png(16), png(256), b"BM" + bytes(60), png(512)))
-    assert launchers.read_pictures(path) == {256: png(256), 512: png(512)}
+    assert icons.pictures(icons.read_icon(path)) == {256: png(256), 512: png(512)}
+    # Each size once, whatever a list says that names one image 60 000 times.
+    many = struct.pack("<BBBBHHII", 0, 0, 0, 0, 1, 32, len(png(256)), 6 + 16 * 60000) * 60000
+    path.write_bytes(struct.pack("<HHH", 0, 1, 60000) + many + png(256))
+    assert icons.pictures(icons.read_icon(path)) == {256: png(256)}
+
+
+@pytest.mark.parametrize(
+    ("size", "form", "expected"),
+    [((300, 300), "PNG", {128, 256}), ((600, 300), "PNG", {128, 256, 512}), ((64, 64), "PNG", {128}),
+     ((256, 256), "ICO", {128, 256})],
+)  # fmt: skip
+def test_a_picture_of_another_size_is_scaled(
+    size: tuple[int, int], form: str, expected: set[int], tmp_path: Path
+) -> None:
+    """Also the bitmaps of an .ico. What is no square stays undistorted."""
+    image = Image.new("RGBA", size, (255, 0, 0, 255))
+    image.paste((0, 0, 255, 255), (0, size[1] // 2, size[0], size[1]))
+    options = {"sizes": [(32, 32), size], "bitmap_format": "bmp"} if form == "ICO" else {}
+    image.save(tmp_path / "own", format=form, **options)
+    found = icons.pictures(icons.read_icon(tmp_path / "own"))
+    assert set(found) == expected
+    for side, data in found.items():
+        with Image.open(io.BytesIO(data), formats=["PNG"]) as shown:
+            assert (shown.size, shown.mode) == ((side, side), "RGBA")
+            used = side * size[1] // size[0]
+            above, below = side // 2 - used // 4, side // 2 + used // 4
+            assert shown.getpixel((side // 4, above)) == pytest.approx((255, 0, 0, 255), abs=9)
+            assert shown.getpixel((side // 4, below)) == pytest.approx((0, 0, 255, 255), abs=9)
+            if used < side:
+                assert shown.getpixel((side // 4, 0))[3] == 0
 
 
 @pytest.mark.skipif(os.uname().machine != "x86_64", reason="this machine is no x86-64")

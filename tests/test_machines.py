@@ -59,6 +59,7 @@ def answer(packed_smollm2: Path) -> str:
         '"$@" <&-',
         '"$@" 2>&-',
         'ulimit -s 128; "$@"',
+        'env -i prlimit --stack=32768:8388608 "$@"',
         'ulimit -n 5; "$@"',
         'ulimit -f 0; "$@"',
         'ulimit -v 409600; "$@"',
@@ -105,6 +106,15 @@ def test_little_address_space_is_said(packed_smollm2: Path) -> None:
     assert (code, out) == (1, "")
     assert "address space, and the limit is 50 MiB (ulimit -v)" in error
     assert error.count("\n") == 1
+
+
+def test_a_stack_that_is_too_small_is_said(packed_smollm2: Path) -> None:
+    """With nothing but its words on the stack, and where the environment takes half of it."""
+    said = "error: the limit on the stack is under 64 KiB (ulimit -s); raise it to 8192 KiB\n"
+    for limit, size in ((16, 10), (32, 15000)):
+        script = f'exec env -i X="$(printf %0{size}d 0)" prlimit --stack={limit << 10} "$@"'
+        for words in (["--version"], [*ASK]):
+            assert shell(script, packed_smollm2, *words) == (1, "", said)
 
 
 def test_a_limit_on_threads_leaves_fewer(packed_smollm2: Path, answer: str) -> None:

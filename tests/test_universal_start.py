@@ -347,6 +347,43 @@ def test_a_spoilt_entry_is_replaced(kind: str, chat: Path, home: Path) -> None:
     assert cached(home) == [entry.name]
 
 
+@pytest.mark.parametrize("shell", [shell for shell in SHELLS if shell != "posh"])
+def test_what_a_killed_start_left_is_removed(shell: str, chat: Path, home: Path) -> None:
+    """Once it is old: what is new may be of a start that is at work. Nothing else is touched."""
+    entry = start(["sh", chat], home).cached
+    days = {f"{entry.name}.AbCd1234": 3, f"{entry.name}.4711": 3, f"{entry.name}.NewFile1": 0,
+            f"linux-x86_64-{'0' * 16}.AbCd1234": 3, "history.json": 3}  # fmt: skip
+    for turn in ("warm", "cold"):
+        for name, age in days.items():
+            (entry.parent / name).write_bytes(b"part of it")
+            at = time.time() - age * 86400
+            os.utime(entry.parent / name, (at, at))
+        (entry.parent / f"{entry.name}.Direct0r").mkdir(exist_ok=True)
+        os.utime(entry, (1e9, 1e9))
+        if turn == "cold":
+            entry.unlink()
+        check_started(start([*shell_command(shell), chat, "x"], home), str(chat), ["x"])
+        left = {entry.name, f"{entry.name}.NewFile1", f"{entry.name}.Direct0r", "history.json"}
+        assert set(cached(home)) == left, turn
+
+
+def test_a_start_killed_while_it_unpacks(chat: Path, home: Path, tmp_path: Path) -> None:
+    """The next one is not disturbed by its file, and one that comes days later removes it."""
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    chmod = tools / "chmod"  # comes after the bytes are written
+    chmod.write_text("#!/bin/sh\nkill -9 $PPID\n")
+    chmod.chmod(0o755)
+    killed = start(["sh", chat], home, env={"PATH": f"{tools}:{os.environ['PATH']}"})
+    assert killed.code == -signal.SIGKILL
+    (left,) = cached(home)
+    entry = start(["sh", chat], home).cached
+    assert cached(home) == [entry.name, left]
+    os.utime(entry.parent / left, (1e9, 1e9))
+    check_started(start(["sh", chat, "x"], home), str(chat), ["x"])
+    assert cached(home) == [entry.name]
+
+
 def test_a_directory_in_its_place(chat: Path, home: Path, tmp_path: Path) -> None:
     entry = start(["sh", chat], home).cached
     entry.unlink()

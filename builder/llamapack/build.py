@@ -5,13 +5,13 @@ SPDX-License-Identifier: Apache-2.0
 
 import dataclasses
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 from llamapack import container, launchers, licenses, native, system_kv, toolchain
-from llamapack.atomic import Finish, atomic_file, atomic_files, explained, scratch_file
+from llamapack.atomic import Finish, atomic_files, explained, scratch_file
 from llamapack.container import Facts, Part, Partner
 from llamapack.errors import LlamapackError
 from llamapack.formats import FORMATS, pe, resources, universal
@@ -90,8 +90,10 @@ def _job(plan: Plan, output: Output, runtimes: dict[str, bytes]) -> Job:
         notice=texts.notice,
         program=launchers.program_row(whole.runtime, stem) if output.app else None,
         slices=tuple(target.name for target in output.slices),
+        version=plan.version,
     )
-    parts = sorted([*texts.parts, *page_parts()], key=lambda part: part.name)
+    icon = [Part(plan.icon_file.entry, plan.icon_file.data)] if plan.icon_file else []
+    parts = sorted([*texts.parts, *icon, *page_parts()], key=lambda part: part.name)
     slices = [Part(piece.entry, piece.data, align=universal.BLOCK) for piece in whole.slices]
     return Job(output, whole.runtime, [*slices, *parts], texts, facts)
 
@@ -174,8 +176,8 @@ def _prepare(
 
 
 class _Writer:
-    """Writes the outputs that share weights: those whose weights go into a file of their own
-    together with that file, then each of the others."""
+    """Writes all outputs, and the file of weights that some of them may share. Executables appear
+    together or not at all; applications, which are directories, before them one by one."""
 
     def __init__(
         self,
@@ -192,63 +194,72 @@ class _Writer:
         self._progress = progress
 
     def write(self, jobs: list[Job]) -> list[Result]:
-        apart = [job for job in jobs if self._layout.is_split(job)]
-        results = self._write_apart(apart) if apart else {}
+        results: dict[Path, Result] = {}
         for job in jobs:
-            if job.output.path not in results:
-                results[job.output.path] = self._write_whole(job)
+            if job.output.app:
+                results[job.output.path] = self._write_application(job)
+        if files := [job for job in jobs if not job.output.app]:
+            results |= self._write_files(files)
         if self._plan.desktop:
             for output in (job.output for job in jobs if job.output.target.system == "linux"):
                 title = self._plan.name or output.path.name
                 launchers.write_desktop(output.path, title, self._plan.pictures)
         return [results[job.output.path] for job in jobs]
 
-    def _write_whole(self, job: Job) -> Result:
-        path = job.output.path
-        whole: AbstractContextManager[BinaryIO] = atomic_file(path, 0o755, self._signer(job.output))
-        if job.output.app:
-            target, pictures = job.output.target, self._plan.pictures
-            whole = launchers.application(path, job.runtime, target, job.facts.name, pictures)
-        with whole as file:
+    def _write_application(self, job: Job) -> Result:
+        path, plan = job.output.path, self._plan
+        with launchers.application(
+            path, job.runtime, job.output.target, job.facts.name, plan.pictures, plan.version
+        ) as file:
             self._container(file, job, self._weights, None)
-            size = file.tell() + (len(job.runtime) if job.output.app else 0)
-        if self._plan.sign:
-            size = path.stat().st_size
+            size = file.tell() + len(job.runtime)
         self._share(path)
         return self._result(job, size)
 
-    def _write_apart(self, jobs: list[Job]) -> dict[Path, Result]:
-        path, weights = self._layout.weights_path, self._weights
-        assert weights is not None
-        wanted = [(path, 0o644), *((job.output.path, 0o755) for job in jobs)]
-        sizes: list[int] = []
+    def _write_files(self, jobs: list[Job]) -> dict[Path, Result]:
+        path = self._layout.weights_path
+        apart = [job for job in jobs if self._layout.is_split(job)]
+        wanted = [(path, 0o644)] if apart else []
+        wanted += [(job.output.path, 0o755) for job in jobs]
         signers = {job.output.path: self._signer(job.output) for job in jobs}
         finish = {path: signer for path, signer in signers.items() if signer}
-        with atomic_files(wanted, finish) as (file, *others):
-            with explained(path):
-                license_name = jobs[0].texts.name
-                copied = self._copied(path)
-                parts = jobs[0].model_parts
-                partner = container.write_weights(
-                    file, path.name, parts, weights, license_name, copied
-                )
-            for job, other in zip(jobs, others, strict=True):
+        partner: Partner | None = None
+        sizes: list[int] = []
+        with atomic_files(wanted, finish) as files:
+            if apart:
+                partner = self._write_weights(files[0], apart[0])
+            for job, file in zip(jobs, files[1:] if apart else files, strict=True):
                 with explained(job.output.path):
-                    self._container(other, job, None, partner)
-                    sizes.append(other.tell())
+                    if self._layout.is_split(job):
+                        self._container(file, job, None, partner)
+                    else:
+                        self._container(file, job, self._weights, None)
+                        self._share_from(file)
+                    sizes.append(file.tell())
         if self._plan.sign:
             sizes = [job.output.path.stat().st_size for job in jobs]
-        self._share(path)
-        together = self._layout.note(jobs)
-        return {
-            job.output.path: dataclasses.replace(
-                self._result(job, size),
-                weights=path,
-                weights_size=partner.size,
-                notes=(*self._notes, together),
+        results = {}
+        for job, size in zip(jobs, sizes, strict=True):
+            results[job.output.path] = self._result(job, size)
+            if partner and self._layout.is_split(job):
+                results[job.output.path] = dataclasses.replace(
+                    results[job.output.path],
+                    weights=path,
+                    weights_size=partner.size,
+                    notes=(*self._notes, self._layout.note(apart)),
+                )
+        return results
+
+    def _write_weights(self, file: BinaryIO, job: Job) -> Partner:
+        """The file of their own, with the licence texts of one of the jobs that need it."""
+        path, weights = self._layout.weights_path, self._weights
+        assert weights is not None
+        with explained(path):
+            partner = container.write_weights(
+                file, path.name, job.model_parts, weights, job.texts.name, self._copied(path)
             )
-            for job, size in zip(jobs, sizes, strict=True)
-        }
+            self._share_from(file)
+        return partner
 
     def _signer(self, output: Output) -> Finish | None:
         """What signs this output and checks that it is still whole and can start."""
@@ -283,6 +294,11 @@ class _Writer:
         known = container.Checksums(entry.crc32, tuple(map(bytes.fromhex, row["chunks"])))
         self._weights = container.Weights(opened.path, entry.data, entry.stored, known=known)
 
+    def _share_from(self, file: BinaryIO) -> None:
+        """The same of a file that does not have its name yet, and keeps its place until all do."""
+        file.flush()
+        self._share(Path(file.name))
+
     def _container(
         self,
         file: BinaryIO,
@@ -314,7 +330,10 @@ class _Writer:
 
     def _result(self, job: Job, size: int) -> Result:
         quant = self._plan.quantized
-        unused = [f"{option}: none of the outputs can hold it" for option in self._plan.unused]
+        unused = [
+            f"{option}: none of the outputs shows it; it is kept for packing again"
+            for option in self._plan.unused
+        ]
         return Result(
             job.output.target.name,
             job.output.path,

@@ -162,31 +162,31 @@ def build(
     desktop: Annotated[
         bool,
         typer.Option(
-            "--desktop", help="For Linux targets, write NAME.desktop (and an icon) beside it."
+            "--desktop", help="For Linux targets, write NAME.desktop and NAME.png beside it."
         ),
     ] = False,
     icon: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
             metavar="FILE",
-            help="Icon of Windows programs, --app and --desktop: a .png, square with 256 pixels or "
-            "more (--app and --desktop: 128, 256, 512 or 1024), or an .ico. Windows programs have "
-            "llamapack's without it.",
+            help="Icon of Windows programs, --app and --desktop: a .png, best square with 256 or "
+            "512 pixels, or an .ico. The file goes into the program as it is, for packing it "
+            'again. Default: that of a packed MODEL, else llamapack\'s ("").',
         ),
     ] = None,
     version_string: Annotated[
-        str,
+        str | None,
         typer.Option(
             metavar="TEXT",
-            help="The program's version, shown in the properties of a Windows program. "
-            "Default: llamapack's.",
+            help="The program's version, shown in the properties of a Windows program and of an "
+            'application (--app). Default: that of a packed MODEL, else llamapack\'s ("").',
         ),
-    ] = "",
+    ] = None,
     sign_cmd: Annotated[
         str | None,
         typer.Option(
             metavar="'TOOL {file}'",
-            help="Sign each output before it gets its name. {file} is the file; a tool that does "
+            help="Sign each output before any gets its name. {file} is the file; a tool that does "
             "not sign in place writes {out}; {target} is the system. Words are split and quoted "
             "as in a POSIX shell, but no shell runs them.",
         ),
@@ -252,8 +252,8 @@ def repack(
 ) -> None:
     """Pack what is in FILE again, with this llamapack's runtime, for the same or another system.
 
-    Everything that its builder decided stays: name, system prompt with what was evaluated of it,
-    options, licences. `llamapack build FILE` does the same with other options."""
+    Everything that its builder decided stays: name, icon, version, system prompt with what was
+    evaluated of it, options, licences. `llamapack build FILE` does the same with other options."""
     from llamapack.build import build as run
     from llamapack.plan import repack_plan
 

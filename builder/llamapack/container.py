@@ -5,6 +5,8 @@ The file, in order. All ZIP offsets count from the first byte of the whole file:
     runtime                  the executable for the target, as the linker made it
     runtime/...              stored      only in a universal file: see formats/universal.py
     licenses/...             stored      texts that must travel with the model and with llamapack
+    icon.png or icon.ico     stored      what --icon named, as it was given, for packing again;
+                                         only with that option
     web/...                  deflated    the page (stored where deflating does not help)
     model.gguf               stored      its data begins at a multiple of 64 KiB of the file: the
                                          local header's extra field 0xD935 is the padding (as
@@ -26,6 +28,7 @@ manifest.json, format 1. Unknown keys are to be ignored; another major `format` 
      "target": "linux-x86_64",
      "slices": ["windows-x86_64", "linux-x86_64"],   only in a universal file: what it starts on
      "name": "",                        what the sender calls it; "" when not given
+     "version": "2.1",                  the sender's, of the program; only when given
      "system": "",                      default system prompt; "" when not given
      "system_kv": {"entry": "system.kv", "tokens": 512,      only with that entry
                    "cpu": "avx2", "act": "int8", "kv_type": "f16"},
@@ -215,6 +218,7 @@ class Facts:
     partner: Partner | None = None
     program: Mapping[str, Any] | None = None  # of an application: launchers.program_row
     slices: tuple[str, ...] = ()
+    version: str = ""
 
 
 Bound = Callable[[bytes, int], bytes]
@@ -554,6 +558,8 @@ def _manifest(
         manifest["system_kv"] = {"entry": SYSTEM_KV, **facts.system_kv}
     if facts.slices:
         manifest["slices"] = list(facts.slices)
+    if facts.version:
+        manifest["version"] = facts.version
     if facts.date is not None:
         manifest["date"] = facts.date
     return _json(manifest)

@@ -1,7 +1,8 @@
 """Pictures for a program: read from what the user has, or drawn.
 
 An icon is a list of square images, small to large. Windows takes those up to 48 pixels as bitmaps
-(every program that shows icons understands them) and larger ones as PNG.
+(every program that shows icons understands them) and larger ones as PNG; macOS and Linux desktops
+take PNG files of few sizes (formats/icns.py).
 
 `draw` makes llamapack's own: the speech bubble of the page's favicon (templates/web/public), in the
 same 32 x 32 units, without the page's build. The edge of a shape is its signed distance to the
@@ -27,6 +28,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llamapack.errors import LlamapackError
+from llamapack.formats.icns import TYPES
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,12 +36,29 @@ if TYPE_CHECKING:
 
     Grid = NDArray[np.float64]
 
-__all__ = ["Image", "draw", "encode_png", "read_icon", "standard_icon"]
+__all__ = [
+    "ICON_ENTRIES",
+    "MAX_FILE",
+    "IconFile",
+    "Image",
+    "draw",
+    "encode_png",
+    "images",
+    "pictures",
+    "read_icon",
+    "standard_icon",
+    "standard_pictures",
+]
 
 SIZES = (16, 24, 32, 48, 64, 128, 256)
+_PICTURES = (128, 256, 512)
 _BITMAPS = 48  # up to this size as bitmaps
 _PNG = b"\x89PNG\r\n\x1a\n"
-_MAX_FILE = 16 << 20
+_ICO = b"\0\0\1\0"
+MAX_FILE = 16 << 20
+ICON_ENTRIES = ("icon.png", "icon.ico")
+"""What an icon is called in a container, by its kind."""
+
 _MAX_ICO = 2 << 20
 _MAX_SIDE = 4096
 Point = tuple[float, float]
@@ -57,23 +76,66 @@ class Image:
     colors: int = 0  # of a palette with fewer than 256
 
 
-def read_icon(path: Path) -> list[Image]:
-    """The images of a .ico as they are, or a .png in the usual sizes up to its own."""
+@dataclass(frozen=True, slots=True)
+class IconFile:
+    """An icon as somebody gave it: the bytes of a .png or an .ico, nothing of which is checked."""
+
+    data: bytes
+    named: str  # what messages call it
+    advice: str = ""  # what they add
+
+    @property
+    def entry(self) -> str:
+        return ICON_ENTRIES[0 if self.data.startswith(_PNG) else 1]
+
+    def bad(self, what: str) -> LlamapackError:
+        return LlamapackError(f"{self.named}: {what}{self.advice}")
+
+
+def read_icon(path: Path) -> IconFile:
+    """The file that --icon names."""
     try:
         if not path.is_file():
             raise LlamapackError(f"--icon: no such file: {path}")
-        if path.stat().st_size > _MAX_FILE:
-            raise _bad(path, f"larger than {_MAX_FILE >> 20} MiB")
-        data = path.read_bytes()
+        with path.open("rb") as file:
+            data = file.read(MAX_FILE + 1)
     except OSError as error:
         raise LlamapackError(f"--icon: cannot read {path}: {error.strerror}") from None
     except ValueError:
         raise LlamapackError(f"--icon: not a usable path: {str(path)!r}") from None
-    if data.startswith(_PNG):
-        return _from_png(path, data)
-    if data[:4] == b"\0\0\1\0":
-        return _from_ico(path, data)
-    raise _bad(path, "neither a PNG nor an ICO file")
+    return IconFile(data, f"--icon {path}")
+
+
+def images(icon: IconFile) -> list[Image]:
+    """For Windows: the images of a .ico as they are, or a .png in the usual sizes up to its own."""
+    _check_kind(icon)
+    return _from_png(icon) if icon.data.startswith(_PNG) else _from_ico(icon)
+
+
+def pictures(icon: IconFile) -> dict[int, bytes]:
+    """For macOS and Linux, by size in pixels: the PNG files in it of sizes that they take, as they
+    are; where there is none, its largest picture scaled to those."""
+    _check_kind(icon)
+    found: dict[int, bytes] = {}
+    for offset, size in _png_places(icon.data):
+        width, height = struct.unpack_from(">II", icon.data, offset + 16)
+        # Each size once, whatever the list of a damaged file says.
+        if width == height and width in TYPES and width not in found:
+            found[width] = icon.data[offset : offset + size]
+    if found:
+        return found
+    if icon.data.startswith(_ICO):
+        _from_ico(icon)  # looks through it before a decoder does
+    picture = _decoded(icon)
+    sizes = [size for size in _PICTURES if size <= picture.size[0]] or _PICTURES[:1]
+    return {size: encode_png(_resized(picture, size), size) for size in sizes}
+
+
+def _check_kind(icon: IconFile) -> None:
+    if len(icon.data) > MAX_FILE:
+        raise icon.bad(f"larger than {MAX_FILE >> 20} MiB")
+    if not icon.data.startswith((_PNG, _ICO)):
+        raise icon.bad("neither a PNG nor an ICO file")
 
 
 def standard_icon() -> list[Image]:
@@ -81,59 +143,100 @@ def standard_icon() -> list[Image]:
     return [_image(draw(size), size) for size in SIZES]
 
 
-def _bad(path: Path, what: str) -> LlamapackError:
-    return LlamapackError(f"--icon {path}: {what}")
+def standard_pictures() -> dict[int, bytes]:
+    """llamapack's own as PNG files for macOS and Linux, by size in pixels."""
+    return {size: encode_png(draw(size), size) for size in _PICTURES}
 
 
 # --- reading -----------------------------------------------------------------------------------
 
 
-def _from_png(path: Path, data: bytes) -> list[Image]:
+def _from_png(icon: IconFile) -> list[Image]:
+    picture = _decoded(icon)
+    side = picture.size[0]
+    sizes = sorted({*(size for size in SIZES if size <= side), min(side, SIZES[-1])})
+    return [_image(_resized(picture, size), size) for size in sizes]
+
+
+def _decoded(icon: IconFile) -> Any:
+    """Its (largest) picture, made a square of RGBA pixels, as Pillow's image."""
     try:
         from PIL import Image as Pillow
     except ImportError:
         raise LlamapackError("--icon: reading a PNG takes Pillow: pip install pillow") from None
-    width, height = struct.unpack(">II", data[16:24].ljust(8, b"\0"))
-    if max(width, height) > _MAX_SIDE:
-        raise _bad(path, f"{width} x {height} pixels; at most {_MAX_SIDE} are possible")
+    kind = "PNG" if icon.data.startswith(_PNG) else "ICO"
+    if kind == "PNG":
+        _check_side(icon, *struct.unpack(">II", icon.data[16:24].ljust(8, b"\0")))
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            picture: Any = Pillow.open(io.BytesIO(data), formats=["PNG"]).convert("RGBA")
+            picture: Any = Pillow.open(io.BytesIO(icon.data), formats=[kind])  # headers only
+            # What counts in a damaged file may stand elsewhere than in its first header.
+            _check_side(icon, *picture.size)
+            picture = picture.convert("RGBA")
+    except LlamapackError:
+        raise
     except Exception as error:  # whatever a damaged file makes a decoder raise
         text = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise _bad(path, f"a damaged PNG file ({text})") from None
+        raise icon.bad(f"a damaged {kind} file ({text})") from None
     width, height = picture.size
     side = max(width, height)
     if side < SIZES[0]:
-        raise _bad(path, f"{width} x {height} pixels; an icon needs at least {SIZES[0]}")
+        raise icon.bad(f"{width} x {height} pixels; an icon needs at least {SIZES[0]}")
     if width != height:  # never distorted: the rest of the square stays clear
         square = Pillow.new("RGBA", (side, side), (0, 0, 0, 0))
         square.paste(picture, ((side - width) // 2, (side - height) // 2))
         picture = square
-    sizes = sorted({*(size for size in SIZES if size <= side), min(side, SIZES[-1])})
-    return [
-        _image(picture.resize((size, size), Pillow.Resampling.LANCZOS).tobytes(), size)
-        for size in sizes
-    ]
+    return picture
 
 
-def _from_ico(path: Path, data: bytes) -> list[Image]:
+def _resized(picture: Any, size: int) -> bytes:
+    from PIL import Image as Pillow
+
+    data: bytes = picture.resize((size, size), Pillow.Resampling.LANCZOS).tobytes()
+    return data
+
+
+def _check_side(icon: IconFile, width: int, height: int) -> None:
+    if max(width, height) > _MAX_SIDE:
+        raise icon.bad(f"{width} x {height} pixels; at most {_MAX_SIDE} are possible")
+
+
+def _from_ico(icon: IconFile) -> list[Image]:
+    data = icon.data
     if len(data) > _MAX_ICO:
-        raise _bad(path, f"larger than {_MAX_ICO >> 20} MiB")
+        raise icon.bad(f"larger than {_MAX_ICO >> 20} MiB")
     (count,) = struct.unpack("<H", data[4:6].ljust(2, b"\0"))
     if count == 0 or len(data) < 6 + 16 * count:
-        raise _bad(path, "a damaged ICO file (no images, or cut off)")
-    images = []
+        raise icon.bad("a damaged ICO file (no images, or cut off)")
+    found: list[Image] = []
+    used = 0
     for index in range(count):
         size, offset = struct.unpack_from("<II", data, 6 + 16 * index + 8)
         if offset + size > len(data):
-            raise _bad(path, f"a damaged ICO file (image {index + 1} lies outside of it)")
+            raise icon.bad(f"a damaged ICO file (image {index + 1} lies outside of it)")
+        used += size
+        if used > len(data):
+            raise icon.bad("a damaged ICO file (its images overlap)")
         image = _ico_image(data[offset : offset + size])
         if isinstance(image, str):
-            raise _bad(path, f"a damaged ICO file (image {index + 1}: {image})")
-        images.append(image)
-    return images
+            raise icon.bad(f"a damaged ICO file (image {index + 1}: {image})")
+        found.append(image)
+    return found
+
+
+def _png_places(data: bytes) -> list[tuple[int, int]]:
+    """Offset and size of the PNG files in a .png or .ico."""
+    if data.startswith(_PNG):
+        return [(0, len(data))] if len(data) > 33 else []
+    places = []
+    for index in range(struct.unpack("<H", data[4:6].ljust(2, b"\0"))[0]):
+        if 22 + 16 * index > len(data):
+            break
+        size, offset = struct.unpack_from("<II", data, 14 + 16 * index)
+        if size > 33 and offset + size <= len(data) and data.startswith(_PNG, offset):
+            places.append((offset, size))
+    return places
 
 
 def _ico_image(data: bytes) -> Image | str:

@@ -29,6 +29,8 @@ def describe(path: Path) -> dict[str, Any]:
     facts: dict[str, Any] = {"file": str(path), "size": opened.file_size}
     for key in ("builder", "target", "name", "system", "args", "license", "runtime", "date"):
         facts[key] = manifest.get(key)
+    if isinstance(version := manifest.get("version"), str):
+        facts["version"] = version
     if "slices" in manifest:
         facts["slices"] = manifest["slices"]
     if "quantized" in manifest:
@@ -93,7 +95,7 @@ def _model(gguf: Gguf) -> dict[str, Any]:
 def lines(facts: dict[str, Any]) -> Iterator[str]:
     """The same facts as text."""
     yield f"{facts['file']}  {size_text(facts['size'])}"
-    for key in ("builder", "target", "name", "system"):
+    for key in ("builder", "target", "name", "version", "system"):
         if facts.get(key):
             yield _line(key, facts[key])
     if isinstance(facts.get("slices"), list):

@@ -1,8 +1,8 @@
 """What a packed executable hands on when it is packed again.
 
-All that its builder decided: name, system prompt and what was evaluated of it, default arguments,
-licence texts, where its weights came from. `build PACKED` and `repack` both start from here; what
-the user gives replaces what was kept.
+All that its builder decided: name, icon, version, system prompt and what was evaluated of it,
+default arguments, licence texts, where its weights came from. `build PACKED` and `repack` both
+start from here; what the user gives replaces what was kept.
 
 SPDX-License-Identifier: Apache-2.0
 """
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from llamapack import container
+from llamapack.icons import ICON_ENTRIES, MAX_FILE, IconFile
 from llamapack.payload import Payload, number, read_entry, text
 
 __all__ = ["Kept", "KeptKv", "kept_of"]
@@ -44,6 +45,8 @@ class Kept:
     system_kv: KeptKv | None = None
     licenses: dict[str, bytes] = field(default_factory=dict)  # texts by file name
     slices: str = ""  # of a universal file, as --slices takes them
+    version: str = ""
+    icon: IconFile | None = None
 
 
 def kept_of(payload: Payload) -> Kept:
@@ -76,4 +79,14 @@ def kept_of(payload: Payload) -> Kept:
         kv,
         texts,
         ",".join(name for name in slices if isinstance(name, str)),
+        text(manifest, "version"),
+        _icon_of(payload),
     )
+
+
+def _icon_of(payload: Payload) -> IconFile | None:
+    entry = next((payload.entries[name] for name in ICON_ENTRIES if name in payload.entries), None)
+    if entry is None:
+        return None
+    data = read_entry(payload, entry, MAX_FILE)
+    return IconFile(data, f"{payload.path}: its icon", "; build it with --icon to replace it")

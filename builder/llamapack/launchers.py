@@ -3,7 +3,7 @@
     NAME.app/Contents/Info.plist
     NAME.app/Contents/MacOS/NAME          the program, which ends with its signature
     NAME.app/Contents/Resources/model     the archive, which an executable has behind itself
-    NAME.app/Contents/Resources/icon.icns with --icon
+    NAME.app/Contents/Resources/icon.icns
 
 So `codesign` can sign the whole; it refuses a program with bytes behind its signature. An
 application is written under another name in the same directory and then renamed; `.NAME.lp-tmp-*`
@@ -18,7 +18,6 @@ import plistlib
 import re
 import secrets
 import shutil
-import struct
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,7 +27,8 @@ import llamapack
 from llamapack.atomic import atomic_file
 from llamapack.errors import LlamapackError
 from llamapack.formats import macho
-from llamapack.formats.icns import TYPES, icns
+from llamapack.formats.icns import icns
+from llamapack.formats.resources import version_numbers
 from llamapack.targets import Target
 from llamapack.toolchain import find_tree
 
@@ -37,14 +37,11 @@ __all__ = [
     "is_application",
     "payload_file",
     "program_row",
-    "read_pictures",
     "write_desktop",
 ]
 
 _PAYLOAD = "Contents/Resources/model"
 _MARK = ".lp-tmp-"
-_PNG = b"\x89PNG\r\n\x1a\n"
-_MAX_ICON = 16 << 20
 
 
 def payload_file(path: Path) -> Path:
@@ -69,10 +66,15 @@ def program_row(runtime: bytes, name: str) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def application(
-    path: Path, runtime: bytes, target: Target, title: str, pictures: dict[int, bytes]
+    path: Path,
+    runtime: bytes,
+    target: Target,
+    title: str,
+    pictures: dict[int, bytes],
+    version: str = "",
 ) -> Iterator[BinaryIO]:
     """An application to be `path` (NAME.app) when the block ends without error. Gives the file that
-    its archive is to be written to."""
+    its archive is to be written to. version: "" for llamapack's."""
     try:
         with _temporary_directory(path) as folder:
             contents = folder / "Contents"
@@ -80,9 +82,8 @@ def application(
                 (contents / name).mkdir(parents=True)
             program = contents / "MacOS" / path.stem
             _write(program, runtime, 0o755)
-            _write(contents / "Info.plist", _info(path.stem, target, title, bool(pictures)), 0o644)
-            if pictures:
-                _write(contents / "Resources" / "icon.icns", icns(pictures), 0o644)
+            _write(contents / "Info.plist", _info(path.stem, target, title, version), 0o644)
+            _write(contents / "Resources" / "icon.icns", icns(pictures), 0o644)
             with (folder / _PAYLOAD).open("xb+") as file:
                 yield file
                 file.flush()
@@ -93,21 +94,23 @@ def application(
         raise LlamapackError(f"cannot write {path}: {error.strerror or error}") from None
 
 
-def _info(stem: str, target: Target, title: str, has_icon: bool) -> bytes:
+def _info(stem: str, target: Target, title: str, version: str) -> bytes:
     template = find_tree().root / "templates" / "launch" / "Info.plist"
     info = plistlib.loads(template.read_bytes())
     slug = re.sub(r"[^A-Za-z0-9]+", "-", stem).strip("-") or "chat"
     info |= {
         "CFBundleDisplayName": title,
         "CFBundleExecutable": stem,
+        "CFBundleIconFile": "icon",
         "CFBundleIdentifier": f"llamapack.{slug}",
         "CFBundleName": title,
-        "CFBundleShortVersionString": llamapack.__version__,
-        "CFBundleVersion": llamapack.__version__,
+        # The first is shown, any text; the second is compared, up to three numbers.
+        "CFBundleShortVersionString": version or llamapack.__version__,
+        "CFBundleVersion": ".".join(map(str, version_numbers(version)[:3]))
+        if version
+        else llamapack.__version__,
         "LSMinimumSystemVersion": target.triple.partition("macos.")[2],
     }
-    if has_icon:
-        info["CFBundleIconFile"] = "icon"
     return plistlib.dumps(info)
 
 
@@ -171,46 +174,8 @@ def _replace(folder: Path, path: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def read_pictures(path: Path) -> dict[int, bytes]:
-    """The PNG images of an icon file (.png, or .ico with such) that macOS and Linux take, by size
-    in pixels."""
-    try:
-        if path.stat().st_size > _MAX_ICON:
-            raise LlamapackError(f"--icon {path}: larger than {_MAX_ICON >> 20} MiB")
-        data = path.read_bytes()
-    except OSError as error:
-        raise LlamapackError(f"--icon: cannot read {path}: {error.strerror}") from None
-    found = {}
-    for image in _images(data):
-        width, height = struct.unpack(">II", image[16:24])
-        if width == height and width in TYPES:
-            found[width] = image
-    if not found:
-        sizes = ", ".join(map(str, TYPES))
-        raise LlamapackError(
-            f"--icon {path}: no square PNG of a size that macOS and Linux desktops take ({sizes} "
-            "pixels)"
-        )
-    return found
-
-
-def _images(data: bytes) -> list[bytes]:
-    """PNG files in a .png or .ico (u16 count at 4; 16 bytes an image, u32 size and offset at 8)."""
-    if data.startswith(_PNG) and len(data) > 33:
-        return [data]
-    images = []
-    if data[:4] == b"\0\0\1\0" and len(data) >= 6:
-        for index in range(struct.unpack_from("<H", data, 4)[0]):
-            if 22 + 16 * index <= len(data):
-                size, offset = struct.unpack_from("<II", data, 14 + 16 * index)
-                image = data[offset : offset + size]
-                if image.startswith(_PNG) and len(image) > 33:
-                    images.append(image)
-    return images
-
-
 def write_desktop(program: Path, title: str, pictures: dict[int, bytes]) -> list[Path]:
-    """NAME.desktop beside the program, and NAME.png if there is a picture; gives their paths."""
+    """NAME.desktop beside the program, and NAME.png; gives their paths."""
     template = find_tree().root / "templates" / "launch" / "chat.desktop"
     name = program.name
     script = f'f="${{1%/*}}/{_shell(name)}"; [ -x "$f" ] || f={_shell_word(name)}; exec "$f"'
@@ -220,15 +185,12 @@ def write_desktop(program: Path, title: str, pictures: dict[int, bytes]) -> list
         "exec": _string(f"sh -c {_quoted(script)} sh %k"),
         "icon": _string(name),
     }
-    left_out = ("#",) if pictures else ("#", "Icon=")
-    lines = [line for line in filled.splitlines() if not line.startswith(left_out)]
-    made = [program.with_name(f"{name}.desktop")]
+    lines = [line for line in filled.splitlines() if not line.startswith("#")]
+    made = [program.with_name(f"{name}.desktop"), program.with_name(f"{name}.png")]
     with atomic_file(made[0], 0o755) as file:
         file.write("\n".join([*lines, ""]).encode())
-    if pictures:
-        made.append(program.with_name(f"{name}.png"))
-        with atomic_file(made[1], 0o644) as file:
-            file.write(pictures[max(pictures)])
+    with atomic_file(made[1], 0o644) as file:
+        file.write(pictures[max(pictures)])
     return made
 
 

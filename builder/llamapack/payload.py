@@ -394,9 +394,9 @@ class _Verifier:
             self._progress(self._done, self._total)
 
 
-def read_entry(payload: Payload, entry: Entry) -> bytes:
-    """A small entry's bytes, inflated; its checksum must agree."""
-    if entry.size > _MAX_TEXT:
+def read_entry(payload: Payload, entry: Entry, most: int = _MAX_TEXT) -> bytes:
+    """A small entry's bytes (not more than `most`), inflated; its checksum must agree."""
+    if entry.size > most:
         raise LlamapackError(f"{payload.path}: the entry {entry.name} is too large")
     with payload.path.open("rb") as source:
         source.seek(entry.data)

@@ -17,9 +17,9 @@ from llamapack.container import Source, Weights, weights_name
 from llamapack.default_args import checked_args, merged_args
 from llamapack.errors import LlamapackError, UsageError
 from llamapack.formats import FORMATS
-from llamapack.icons import Image, read_icon
+from llamapack.icons import IconFile, Image, images, pictures, read_icon, standard_pictures
 from llamapack.kept import Kept, kept_of
-from llamapack.launchers import is_application, payload_file, read_pictures
+from llamapack.launchers import is_application, payload_file
 from llamapack.mixes import find_mix
 from llamapack.payload import is_packed, open_payload
 from llamapack.quantize import Quantized, quantized
@@ -65,11 +65,12 @@ class Plan:
     quantized: Quantized | None = None
     split: bool = False  # weights in a file of their own, whatever their size
     out: Path = Path()  # as the user named it
-    pictures: dict[int, bytes] = field(default_factory=dict)  # PNG files by size in pixels
+    pictures: dict[int, bytes] = field(default_factory=dict)  # --app, --desktop: PNG files by size
     desktop: bool = False
     max_size: int | None = None  # of every file; build() then chooses what to quantize to
     version: str = ""  # of the program; "" for llamapack's
     icon: list[Image] = field(default_factory=list)  # of Windows programs; empty: llamapack's
+    icon_file: IconFile | None = None  # as it was given, for packing again
     sign: SignCommand | None = None
     unused: tuple[str, ...] = ()  # options that none of the outputs has a place for
 
@@ -110,8 +111,8 @@ def make_plan(
     no_model: bool = False,
     app: bool = False,
     desktop: bool = False,
-    icon: Path | None = None,
-    version: str = "",
+    icon: Path | str | None = None,
+    version: str | None = None,
     sign_cmd: str | None = None,
 ) -> Plan:
     """Checks everything; model may be None with no_model only. What is not given (None, not "") is
@@ -132,7 +133,7 @@ def make_plan(
             raise UsageError(f"--no-model packs no weights, so there is nothing to {option}")
     _check_text("--name", name or "", _MAX_NAME, lines=False)
     _check_text("--system", system or "", _MAX_SYSTEM, lines=True)
-    _check_text("--version-string", version, _MAX_VERSION, lines=False)
+    _check_text("--version-string", version or "", _MAX_VERSION, lines=False)
     sign = parse_sign_command(sign_cmd) if sign_cmd is not None else None
     for arg in args:
         _check_text("--arg", arg, _MAX_SYSTEM, lines=True)
@@ -158,16 +159,9 @@ def make_plan(
     plan = Plan(found, outputs, out=out, split=split, max_size=limit, licenses=licenses)
     plan.quantized = quantized(found, quant) if found and quant else None
     plan.desktop = desktop
-    plan.version, plan.sign = version, sign
-    windows = any(target.windows for output in outputs for target in output.runtimes)
-    if icon is not None and (windows or not (app or desktop)):
-        plan.icon = read_icon(icon)
-    if not windows:
-        lost = {"--icon": icon is not None and not (app or desktop), "--version-string": version}
-        plan.unused = tuple(option for option, given in lost.items() if given)
-    if icon is not None and (app or desktop):
-        plan.pictures = read_pictures(icon)
+    plan.sign = sign
     kept = plan.kept
+    _choose_looks(plan, icon, version, app=app)
     plan.name = kept.name if name is None else name
     plan.system = kept.system if system is None else system
     plan.live_date = live_date
@@ -178,12 +172,31 @@ def make_plan(
     same = kept.system_kv is None and bool(kept.system) and system is None
     plan.embed_kv = not same if embed_kv is None else embed_kv
     _check_text(f"{model}: its name", plan.name, _MAX_NAME, lines=False)
+    _check_text(f"{model}: its version", plan.version, _MAX_VERSION, lines=False)
     _check_text(f"{model}: its system prompt", plan.system, _MAX_SYSTEM, lines=True)
     if found is not None:
         _check_against_input(found, [output.path for output in outputs])
     if limit is None:
         check_space(rough_sizes(plan))
     return plan
+
+
+def _choose_looks(plan: Plan, icon: Path | str | None, version: str | None, *, app: bool) -> None:
+    """Icon and version, as given or kept, and what the outputs' systems show of them. An icon that
+    none of them shows is checked as well."""
+    kept = plan.kept
+    plan.version = kept.version if version is None else version
+    plan.icon_file = kept.icon if icon is None else read_icon(Path(icon)) if icon else None
+    windows = any(target.windows for output in plan.outputs for target in output.runtimes)
+    desktops = app or plan.desktop
+    if plan.icon_file and (windows or not desktops):
+        shown = images(plan.icon_file)
+        plan.icon = shown if windows else []
+    if desktops:
+        plan.pictures = pictures(plan.icon_file) if plan.icon_file else standard_pictures()
+    lost = {"--icon": icon and not (windows or desktops),
+            "--version-string": version and not (windows or app)}  # fmt: skip
+    plan.unused = tuple(option for option, given in lost.items() if given)
 
 
 def repack_plan(

@@ -212,13 +212,41 @@ static lp_code verify_pair(lp_partner *partner, const lp_container *container, c
     return LP_OK;
 }
 
+/* The program of an application, which lies where bundle.h says when the archive is at `path`. */
+static lp_code verify_program(const lp_container *container, const char *path, lp_str name,
+                              lp_error *err) {
+    if (memchr(name.data, '/', name.len)) {
+        return lp_fail(err, LP_ERR_FORMAT, "manifest.json: \"program\" does not name a file");
+    }
+    lp_buf relative, place;
+    lp_map map;
+    lp_buf_init(&relative, 0);
+    lp_buf_init(&place, 0);
+    lp_buf_add_text(&relative, "../MacOS/");
+    lp_buf_add_str(&relative, name);
+    lp_code code = lp_buf_check(&relative, err);
+    if (code == LP_OK) code = lp_path_beside(&place, path, lp_buf_str(&relative), false, err);
+    if (code == LP_OK) code = lp_map_open(&map, place.data, err);
+    if (code == LP_OK) {
+        code = lp_container_verify_program(container, map.data, map.size, err);
+        if (code != LP_OK) code = lp_error_prefix(err, place.data);
+        lp_map_close(&map);
+    }
+    lp_buf_free(&relative);
+    lp_buf_free(&place);
+    return code;
+}
+
 static lp_code verify(lp_app *app, const lp_container *container, const char *path, lp_error *err) {
     const lp_manifest *manifest = lp_container_manifest(container);
     if (manifest != NULL && manifest->weights_file.len > 0)
         return verify_pair(&app->partner, container, path, err);
     LP_TRY(verify_one(container, err));
     LP_TRY(verify_prepared(container, container, err));
-    (void)lp_print_format("ok: every byte of %s is as it was built\n", path);
+    bool bundle = manifest != NULL && manifest->program.len > 0;
+    if (bundle) LP_TRY(verify_program(container, path, manifest->program, err));
+    (void)lp_print_format("ok: every byte of %s%s is as it was built\n", path,
+                          bundle ? " and of its program" : "");
     return LP_OK;
 }
 

@@ -97,6 +97,7 @@ static int run(lp_app *app, int argc, char **argv) {
 
 int main(int argc, char **argv) {
     if (lp_launch_is_probe(argc, argv)) return 0;
+    if (!lp_process_ensure_stack()) return 1;
     lp_error err = {0};
     lp_terminal_prepare();
     (void)lp_process_owns_console();

@@ -52,8 +52,9 @@ typedef struct lp_manifest {
     lp_str weights_file;   /* name of the file with the weights, in this one's folder; "": inside */
     uint64_t weights_size; /* bytes of that file */
     lp_str weights_seal;   /* 64 hex digits: what lp_container_seal gives of it */
-    bool has_date;         /* prompts that print a date print this one */
-    int64_t date;          /* seconds since 1970 */
+    lp_str program; /* name of an application's program, which is a file of its own; else "" */
+    bool has_date;  /* prompts that print a date print this one */
+    int64_t date;   /* seconds since 1970 */
 } lp_manifest;
 /* Parsed when the container is opened; NULL when the archive has none. */
 const lp_manifest *lp_container_manifest(const lp_container *container);
@@ -71,5 +72,9 @@ lp_code lp_container_check(const lp_entry *entry, lp_error *err) LP_MUST_USE;
 lp_code lp_container_verify(const lp_container *container,
                             void (*progress)(void *user, uint64_t done, uint64_t total), void *user,
                             lp_error *err) LP_MUST_USE;
+/* The same for the program of an application (manifest.program), given with its bytes. What signing
+ * changes may differ, its size included. */
+lp_code lp_container_verify_program(const lp_container *container, const uint8_t *data, size_t size,
+                                    lp_error *err) LP_MUST_USE;
 
 #endif

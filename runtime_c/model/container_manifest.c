@@ -9,7 +9,8 @@
  *   the rest  local headers, padding, manifest, directory and the end record's 22 fixed bytes, by
  *             the hash in the end record's comment
  *
- * so that every byte up to the comment is covered by exactly one of them.
+ * so that every byte up to the comment is covered by exactly one of them. The program of a macOS
+ * application, a file of its own, has a row like the runtime's ("program").
  * SPDX-License-Identifier: Apache-2.0 */
 #include <string.h>
 
@@ -168,6 +169,9 @@ static lp_code read_manifest(lp_container *c, lp_error *err) {
     LP_TRY(read_license(root, m, err));
     LP_TRY(read_weights(root, m, err));
     LP_TRY(read_date(root, m, err));
+    const lp_json_node *program = lp_json_get(root, "program");
+    m->program = (lp_str){"", 0};
+    if (program) LP_TRY(read_text(program, "name", &m->program, err));
     read_system_kv(c, root);
     return check_model(c, err);
 }
@@ -201,6 +205,7 @@ lp_str lp_container_seal(const lp_container *container) {
 typedef struct verifier {
     const lp_container *c;
     const lp_json_node *root;
+    const uint8_t *data; /* what is read, from its first byte on */
     size_t runtime_size;
     bool *listed; /* owned; per entry: the manifest has a row for it */
     uint64_t done;
@@ -213,7 +218,7 @@ typedef struct verifier {
 static void feed(verifier *v, lp_sha256_state *hash, size_t begin, size_t end) {
     while (begin < end) {
         size_t part = end - begin < (4u << 20) ? end - begin : (4u << 20);
-        lp_sha256_add(hash, v->c->data + begin, part);
+        lp_sha256_add(hash, v->data + begin, part);
         begin += part;
         v->done += part;
         if (v->progress) v->progress(v->user, v->done, v->c->fixed_end);
@@ -244,6 +249,31 @@ static lp_str text_of(const lp_json_node *object, const char *key) {
     return node ? lp_json_string(node) : (lp_str){"", 0};
 }
 
+/* The digest of a program's first `size` bytes, `have` of which are there, less its row's "skip".
+ */
+static lp_code hash_program(verifier *v, const lp_json_node *row, size_t size, size_t have,
+                            lp_sha256_state *hash) {
+    lp_sha256_start(hash);
+    size_t at = 0;
+    const lp_json_node *skip = lp_json_get(row, "skip");
+    if (skip && lp_json_type_of(skip) != LP_JSON_ARRAY)
+        return wrong(v->err, "skip", "is not a list");
+    for (const lp_json_node *s = skip ? lp_json_first(skip) : NULL; s; s = lp_json_next(s)) {
+        const lp_json_node *from = lp_json_first(s);
+        size_t offset, length;
+        if (lp_json_type_of(s) != LP_JSON_ARRAY || lp_json_count(s) != 2 ||
+            !read_size(from, &offset) || !read_size(lp_json_next(from), &length) || offset < at ||
+            offset > size || length > size - offset) {
+            return wrong(v->err, "skip", "is not a list of ascending ranges of the program");
+        }
+        feed(v, hash, at, offset < have ? offset : have);
+        at = offset + length;
+        v->done += length;
+    }
+    feed(v, hash, at, size < have ? size : have);
+    return LP_OK;
+}
+
 static lp_code verify_runtime(verifier *v) {
     const lp_json_node *runtime = lp_json_get(v->root, "runtime");
     if (!runtime || !read_size(lp_json_get(runtime, "size"), &v->runtime_size)) {
@@ -254,24 +284,7 @@ static lp_code verify_runtime(verifier *v) {
         return wrong(v->err, "runtime", "reaches into the archive");
     }
     lp_sha256_state hash;
-    lp_sha256_start(&hash);
-    size_t at = 0;
-    const lp_json_node *skip = lp_json_get(runtime, "skip");
-    if (skip && lp_json_type_of(skip) != LP_JSON_ARRAY)
-        return wrong(v->err, "skip", "is not a list");
-    for (const lp_json_node *s = skip ? lp_json_first(skip) : NULL; s; s = lp_json_next(s)) {
-        const lp_json_node *from = lp_json_first(s);
-        size_t offset, length;
-        if (lp_json_type_of(s) != LP_JSON_ARRAY || lp_json_count(s) != 2 ||
-            !read_size(from, &offset) || !read_size(lp_json_next(from), &length) || offset < at ||
-            offset > v->runtime_size || length > v->runtime_size - offset) {
-            return wrong(v->err, "skip", "is not a list of ascending ranges of the runtime");
-        }
-        feed(v, &hash, at, offset);
-        at = offset + length;
-        v->done += length;
-    }
-    feed(v, &hash, at, v->runtime_size);
+    LP_TRY(hash_program(v, runtime, v->runtime_size, v->runtime_size, &hash));
     if (same_digest(&hash, text_of(runtime, "sha256"))) return LP_OK;
     return lp_fail(v->err, LP_ERR_FORMAT, "the runtime (the first %llu bytes) was changed",
                    (unsigned long long)v->runtime_size);
@@ -383,6 +396,7 @@ lp_code lp_container_verify(const lp_container *container,
     if (!container->json) return lp_fail(err, LP_ERR_FORMAT, "the archive has no manifest.json");
     verifier v = {.c = container,
                   .root = lp_json_root(container->json),
+                  .data = container->data,
                   .progress = progress,
                   .user = user,
                   .err = err};
@@ -393,4 +407,19 @@ lp_code lp_container_verify(const lp_container *container,
     if (code == LP_OK) code = verify_rest(&v);
     lp_free(v.listed);
     return code;
+}
+
+lp_code lp_container_verify_program(const lp_container *container, const uint8_t *data, size_t size,
+                                    lp_error *err) {
+    verifier v = {.c = container, .data = data, .err = err};
+    v.root = container->json ? lp_json_root(container->json) : NULL;
+    const lp_json_node *row = v.root ? lp_json_get(v.root, "program") : NULL;
+    size_t built;
+    if (!row || !read_size(lp_json_get(row, "size"), &built)) {
+        return wrong(err, "program", "has no size");
+    }
+    lp_sha256_state hash;
+    LP_TRY(hash_program(&v, row, built, size, &hash));
+    if (same_digest(&hash, text_of(row, "sha256"))) return LP_OK;
+    return lp_fail(err, LP_ERR_FORMAT, "the program was changed");
 }

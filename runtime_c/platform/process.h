@@ -7,8 +7,12 @@
 #include "base/status.h"
 #include "base/text.h"
 
-/* argv as UTF-8 (on Windows from the wide command line; elsewhere unchanged). Call first in main.
- */
+/* Sees to it that the main thread has the stack that it needs. False: it cannot; then standard
+ * error says so in one line, which takes hardly any. Call first in main. */
+bool lp_process_ensure_stack(void);
+
+/* argv as UTF-8 (on Windows from the wide command line; elsewhere unchanged). Call early in
+ * main. */
 lp_code lp_process_arguments(int *argc, char ***argv, lp_error *err) LP_MUST_USE;
 
 /* Ctrl-C and SIGTERM: the handler calls `stop`, which must be async-signal-safe. */

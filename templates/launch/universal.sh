@@ -4,7 +4,7 @@
 #
 # POSIX sh only, and less: no local, no test -a, no $'', no here-documents; `exec` leaves the shell
 # when it fails, so everything is tried out before. What it calls: dd, uname, cksum, and the first
-# time mkdir, mktemp, chmod, mv, rm. Nothing reads standard input, and umask and directory stay.
+# time mkdir, mktemp, chmod, mv, rm; find only where there is something to remove. Nothing reads standard input, and umask and directory stay.
 #
 # SPDX-License-Identifier: Apache-2.0
 
@@ -58,12 +58,24 @@ lp_x() {
     dd bs=4096 skip=$b count=$c <"$o" >"$u" && chmod 700 "$u" && lp_v "$u"
 } 2>/dev/null
 
+# Removes what starts left in $d that were killed while they unpacked: files a day old and more, for
+# another start may be at work on a newer one at this moment. (find's +1 are whole days, which BSD
+# rounds up, others down.) A look at the directory is all that it costs a start. zsh ends a script
+# whose pattern finds nothing, unless told otherwise.
+lp_c() {
+    [ -z "$ZSH_VERSION" ] || setopt nonomatch
+    for u in "$d"/*-????????????????.*; do
+        [ ! -f "$u" ] || find "$u" -type f -mtime +1 -exec rm -f {} \;
+    done
+    :
+} </dev/null 2>/dev/null
+
 # 3. The cache, which must be ours: a file that another user put there is never started.
 for d in "$LLAMAPACK_CACHE" "$XDG_CACHE_HOME" "${HOME:+$HOME/.cache}"; do
     case $d in /*) ;; *) continue ;; esac
     d=$d/llamapack
     t=$d/$n
-    if lp_o "$d" && lp_o "$t" && lp_v "$t"; then exec "$t" --lp-archive "$o" "$@"; fi
+    if lp_o "$d" && lp_c && lp_o "$t" && lp_v "$t"; then exec "$t" --lp-archive "$o" "$@"; fi
     # A new name each, and then its final one at once: others may start at the same time, in
     # containers with the same process number.
     u=$(exec 2>/dev/null; umask 077; mkdir -p "$d" && lp_o "$d" && { mktemp "$t.XXXXXXXX" || echo "$t.$$"; }) || continue

@@ -15,13 +15,18 @@ children}, each part at a multiple of 4; values of text are counted in UTF-16 un
 SPDX-License-Identifier: Apache-2.0
 """
 
+from __future__ import annotations
+
 import re
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import llamapack
-from llamapack.icons import Image
+
+if TYPE_CHECKING:
+    from llamapack.icons import Image
 
 __all__ = ["Resource", "describe_program", "section"]
 
