@@ -101,6 +101,16 @@ typedef struct lp_attention {
     float softcap; /* c * tanh(s / c) if > 0 */
 } lp_attention;
 
+/* Positions p with the same p / LP_ATTENTION_STRETCH are summed by themselves, and a query's
+ * stretches merged in rising order, so that threads can share the stretches of one query and the
+ * result does not depend on whether they do. 512: four threads or more have work behind 2048
+ * tokens with one kv head, and merging costs under 1 % of the sums. */
+enum { LP_ATTENTION_STRETCH = 512 };
+
+/* Floats of what a stretch gives a query: value_dim sums of exp(score - largest) * value, padded to
+ * a multiple of 16; the largest score; the sum of exp(score - largest); up to a multiple of 16. */
+size_t lp_attention_part_floats(size_t value_dim);
+
 /* One of several query heads (other tokens, other heads of the group) that share a kv head. */
 typedef struct lp_attention_query {
     const float *q;     /* head_dim floats */
@@ -133,13 +143,21 @@ typedef struct lp_kernels {
 
     /* out = softmax(scale * q . K) V for one query head. scratch: attention_scratch(head_dim,
      * value_dim) bytes, 64-byte aligned. Works through positions in blocks that begin at multiples
-     * of 64 whatever `first` is, so the result does not depend on how a prompt was cut. */
+     * of 64 whatever `first` is, so the result does not depend on how a prompt was cut; and in
+     * stretches, as above. */
     void (*attention)(const lp_attention *a, const float *q, float *out, void *scratch);
     size_t (*attention_scratch)(size_t head_dim, size_t value_dim);
     /* The same for n queries of one kv head, bit for bit, but reading each key and value once for
      * many of them; a's own first and last are ignored. Best in order of rising `last`. */
     void (*attention_many)(const lp_attention *a, const lp_attention_query *queries, size_t n,
                            void *scratch);
+    /* The same where each query's positions are of one stretch, and `out` gets its part:
+     * lp_attention_part_floats(value_dim) floats. */
+    void (*attention_parts)(const lp_attention *a, const lp_attention_query *queries, size_t n,
+                            void *scratch);
+    /* The parts of all n stretches that a query sees, one after another in rising order, become its
+     * value_dim floats of attention_many. The parts are used up. */
+    void (*attention_merge)(float *parts, size_t n, size_t value_dim, float *out);
 
     /* Keys or values of one token into cache slots (n values). */
     void (*store_kv)(lp_kv_type type, const float *x, void *out, size_t n);

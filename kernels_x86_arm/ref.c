@@ -50,6 +50,10 @@ lp_act_kind lp_act_kind_for(uint32_t type, lp_act_mode mode) {
     }
 }
 
+size_t lp_attention_part_floats(size_t value_dim) {
+    return (value_dim + 15) / 16 * 16 + 16;
+}
+
 size_t lp_kv_bytes(lp_kv_type type, size_t n) {
     switch (type) {
     case LP_KV_F16:
@@ -421,10 +425,12 @@ static float score_of(const lp_attention *a, const float *q, size_t position) {
     return score;
 }
 
-/* Softmax on the run: when a block raises the maximum, what was summed so far is scaled down. */
-static void attend(const lp_attention *a, const float *q, float *out, size_t first, size_t last) {
+/* Of positions first..last, all of one stretch. Softmax on the run: when a block raises the
+ * maximum, what was summed so far is scaled down. part: see lp_attention_part_floats. */
+static void attend_stretch(const lp_attention *a, const float *q, float *part, size_t first,
+                           size_t last) {
     float max = -INFINITY, total = 0.0f;
-    for (size_t j = 0; j < a->value_dim; j++) out[j] = 0.0f;
+    for (size_t j = 0; j < a->value_dim; j++) part[j] = 0.0f;
     for (size_t block = first / BLOCK * BLOCK; block <= last; block += BLOCK) {
         size_t begin = block < first ? first : block;
         size_t end = last + 1 < block + BLOCK ? last + 1 : block + BLOCK;
@@ -440,36 +446,75 @@ static void attend(const lp_attention *a, const float *q, float *out, size_t fir
             sums[p % 16] += scores[p - block];
         }
         total = total * shrink + fold16(sums);
-        for (size_t j = 0; j < a->value_dim; j++) out[j] *= shrink;
+        for (size_t j = 0; j < a->value_dim; j++) part[j] *= shrink;
         for (size_t p = begin; p < end; p++) {
             const uint8_t *value =
                 a->values + slot_of(a, p) * a->value_slot_bytes + a->value_head_offset;
             for (size_t j = 0; j < a->value_dim; j++) {
-                out[j] = scores[p - block] * kv_value(a->kv_type, value, j) + out[j];
+                part[j] = scores[p - block] * kv_value(a->kv_type, value, j) + part[j];
             }
         }
     }
-    float inverse = 1.0f / total;
-    for (size_t j = 0; j < a->value_dim; j++) out[j] *= inverse;
+    size_t width = lp_attention_part_floats(a->value_dim) - 16;
+    part[width] = max;
+    part[width + 1] = total;
+}
+
+/* sum becomes what all positions of both give; part's are those that follow. */
+static void merge(float *sum, const float *part, size_t value_dim) {
+    size_t width = lp_attention_part_floats(value_dim) - 16;
+    float most = part[width] > sum[width] ? part[width] : sum[width];
+    float keep = exp_of(sum[width] - most), take = exp_of(part[width] - most);
+    for (size_t j = 0; j < value_dim; j++) sum[j] = part[j] * take + sum[j] * keep;
+    sum[width] = most;
+    sum[width + 1] = sum[width + 1] * keep + part[width + 1] * take;
+}
+
+static void average(const float *sum, size_t value_dim, float *out) {
+    float inverse = 1.0f / sum[lp_attention_part_floats(value_dim) - 15];
+    for (size_t j = 0; j < value_dim; j++) out[j] = sum[j] * inverse;
+}
+
+static void attend(const lp_attention *a, const float *q, float *out, size_t first, size_t last,
+                   float *scratch) {
+    float *sum = scratch, *part = sum + lp_attention_part_floats(a->value_dim);
+    for (size_t at = first; at <= last;
+         at = (at / LP_ATTENTION_STRETCH + 1) * LP_ATTENTION_STRETCH) {
+        size_t end = (at / LP_ATTENTION_STRETCH + 1) * LP_ATTENTION_STRETCH - 1;
+        attend_stretch(a, q, at == first ? sum : part, at, end < last ? end : last);
+        if (at != first) merge(sum, part, a->value_dim);
+    }
+    average(sum, a->value_dim, out);
 }
 
 static void attention(const lp_attention *a, const float *q, float *out, void *scratch) {
-    (void)scratch;
-    attend(a, q, out, a->first, a->last);
+    attend(a, q, out, a->first, a->last, scratch);
 }
 
 static void attention_many(const lp_attention *a, const lp_attention_query *queries, size_t n,
                            void *scratch) {
+    for (size_t i = 0; i < n; i++) {
+        attend(a, queries[i].q, queries[i].out, queries[i].first, queries[i].last, scratch);
+    }
+}
+
+static void attention_parts(const lp_attention *a, const lp_attention_query *queries, size_t n,
+                            void *scratch) {
     (void)scratch;
     for (size_t i = 0; i < n; i++) {
-        attend(a, queries[i].q, queries[i].out, queries[i].first, queries[i].last);
+        attend_stretch(a, queries[i].q, queries[i].out, queries[i].first, queries[i].last);
     }
+}
+
+static void attention_merge(float *parts, size_t n, size_t value_dim, float *out) {
+    size_t floats = lp_attention_part_floats(value_dim);
+    for (size_t i = 1; i < n; i++) merge(parts, parts + i * floats, value_dim);
+    average(parts, value_dim, out);
 }
 
 static size_t attention_scratch(size_t head_dim, size_t value_dim) {
     (void)head_dim;
-    (void)value_dim;
-    return 64;
+    return 2 * lp_attention_part_floats(value_dim) * sizeof(float);
 }
 
 static void store_kv(lp_kv_type type, const float *x, void *out, size_t n) {
@@ -533,6 +578,8 @@ const lp_kernels lp_kernels_ref = {
     .attention = attention,
     .attention_scratch = attention_scratch,
     .attention_many = attention_many,
+    .attention_parts = attention_parts,
+    .attention_merge = attention_merge,
     .store_kv = store_kv,
     .rms_norm = rms_norm,
     .add = add,

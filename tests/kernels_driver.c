@@ -183,18 +183,35 @@ static int compare_rest(const lp_kernels *level, size_t n) {
     return bad;
 }
 
-#define POSITIONS 150
+#define POSITIONS 1100 /* three stretches */
+#define BLOCKS    69   /* of 16 slots */
+
+/* Stretch by stretch and merged, as several threads do it: the bits of attention alone. */
+static int compare_parts(const lp_kernels *level, const lp_attention *task, const float *q,
+                         const float *expected, void *scratch) {
+    static float parts[3 * 144], out[128];
+    size_t n = 0, floats = lp_attention_part_floats(task->value_dim);
+    for (size_t at = task->first; at <= task->last; n++) {
+        size_t end = (at / LP_ATTENTION_STRETCH + 1) * LP_ATTENTION_STRETCH - 1;
+        lp_attention_query query = {q, parts + n * floats, at, end < task->last ? end : task->last};
+        level->attention_parts(task, &query, 1, scratch);
+        at = end + 1;
+    }
+    level->attention_merge(parts, n, task->value_dim, out);
+    return memcmp(out, expected, task->value_dim * sizeof(float)) != 0;
+}
 
 static int compare_attention(const lp_kernels *level, lp_kv_type type, size_t dim, float softcap) {
     const lp_kernels *ref = lp_kernels_select("ref", NULL);
-    static float keys[160 * 128], q[7 * 128], a[7 * 128], b[7 * 128], alone[128];
-    static uint8_t cache[160 * 128 * 4];
+    static float keys[BLOCKS * 16 * 128], q[7 * 128], a[7 * 128], b[7 * 128], alone[128];
+    static uint8_t cache[BLOCKS * 16 * 128 * 4];
     size_t slot = dim * (type == LP_KV_F16 ? 2 : 4);
-    int32_t table[10];
-    for (int i = 0; i < 10; i++) table[i] = (i * 7) % 10;
-    for (size_t i = 0; i < 160 * dim; i++) keys[i] = random_float() * 2;
+    int32_t table[BLOCKS];
+    for (int i = 0; i < BLOCKS; i++) table[i] = (i * 7) % BLOCKS;
+    for (size_t i = 0; i < BLOCKS * 16 * dim; i++) keys[i] = random_float() * 2;
     for (size_t i = 0; i < 7 * dim; i++) q[i] = random_float() * 2;
-    for (size_t p = 0; p < 160; p++) ref->store_kv(type, keys + p * dim, cache + p * slot, dim);
+    for (size_t p = 0; p < BLOCKS * 16; p++)
+        ref->store_kv(type, keys + p * dim, cache + p * slot, dim);
     lp_attention task = {.kv_type = type,
                          .keys = cache,
                          .values = cache,
@@ -209,7 +226,7 @@ static int compare_attention(const lp_kernels *level, lp_kv_type type, size_t di
                          .softcap = softcap};
     lp_attention_query queries[7];
     for (size_t i = 0; i < 7; i++) {
-        queries[i] = (lp_attention_query){q + i * dim, a + i * dim, i * 9, POSITIONS - 7 * i - 1};
+        queries[i] = (lp_attention_query){q + i * dim, a + i * dim, i * 90, POSITIONS - 7 * i - 1};
     }
     void *scratch = need(level->attention_scratch(dim, dim));
     level->attention_many(&task, queries, 7, scratch);
@@ -219,9 +236,12 @@ static int compare_attention(const lp_kernels *level, lp_kv_type type, size_t di
         task.first = queries[i].first, task.last = queries[i].last;
         level->attention(&task, q + i * dim, alone, scratch);
         if (memcmp(alone, a + i * dim, dim * sizeof(float)) != 0) bad = 1;
+        bad |= compare_parts(level, &task, q + i * dim, alone, scratch);
     }
-    if (bad) printf("%s: attention alone differs from attention_many\n", level->name);
-    ref->attention_many(&task, queries, 7, NULL);
+    if (bad) printf("%s: attention alone or in parts differs from attention_many\n", level->name);
+    void *ref_scratch = need(ref->attention_scratch(dim, dim));
+    ref->attention_many(&task, queries, 7, ref_scratch);
+    free(ref_scratch);
     bad |= close_to("attention", level, a, b, 7 * dim, 5e-6f);
     free(scratch);
     return bad;

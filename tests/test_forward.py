@@ -254,6 +254,56 @@ def test_neighbours_and_rewinding_change_nothing(native: Any, folder: Path) -> N
                 assert same(want[i], np.stack(got[i])), (cpu, i)
 
 
+LONG = 1150  # three stretches of attention (LP_ATTENTION_STRETCH)
+
+
+def one_kv_head(folder: Path, arch: str) -> Path:
+    """Few heads, so that more threads than heads share the stretches of the cache."""
+    shape = replace(tiny_model.shape_of(arch), n_layer=2, n_kv=1, n_ctx=2 * LONG)
+    if arch == "gemma3":  # layer 5 sees everything; the windows reach over a border of stretches
+        shape = replace(shape, n_layer=6, window=600)
+    return tiny(folder, arch, "Q8_0", shape=shape)
+
+
+def test_a_long_context_equals_numpy(native: Any, folder: Path) -> None:
+    path = one_kv_head(folder, "gemma3")
+    tokens, want = expected(path, LONG)
+    with Session(native, path, n_ctx=LONG, n_logit_rows=1, act=F32, threads=3) as s:
+        for begin in range(0, LONG - 1, 500):
+            s.step(tokens[begin : min(begin + 500, LONG - 1)], want=False)
+        assert reference.divergence(want[-1:], s.step(tokens[-1:])).max() < 1e-6
+
+
+@pytest.mark.parametrize("arch", ["llama", "gemma3"])
+def test_threads_and_neighbours_of_a_long_context(native: Any, folder: Path, arch: str) -> None:
+    """The last tokens one by one, some at a time, beside a short text, with any threads."""
+    path = one_kv_head(folder, arch)
+    tokens, n = tokens_for(384, LONG), 8
+    for cpu in levels(native):
+        if cpu == "ref":
+            continue  # slow, and without tiles
+        options: dict[str, Any] = {"n_ctx": LONG, "n_batch": LONG, "n_logit_rows": n, "cpu": cpu}
+        with Session(native, path, **options) as s:
+            s.step(tokens[:-n], want=False)
+            want = s.step(tokens[-n:])
+            s.truncate(0)
+            data = [(t, i, 0, i >= LONG - n) for i, t in enumerate(tokens)]
+            assert same(want, s.rows(data)), "in one step"
+        for threads in (2, 5):
+            with Session(native, path, n_seq=2, threads=threads, **options) as s:
+                s.step(tokens[:-n], want=False)
+                singles = np.concatenate([s.step([t]) for t in tokens[-n:]])
+                assert same(want, singles), (cpu, threads, "single steps")
+                s.truncate(LONG - n)
+                assert same(want, s.step(tokens[-n:])), (cpu, threads, "together")
+                s.truncate(LONG - n)
+                at = LONG - n
+                rows = [(tokens[at + i // 2], at + i // 2, 0, True) for i in range(0, 2 * n, 2)]
+                for i in range(n):  # a short text's row between each two
+                    rows.insert(2 * i, (tokens[i], i, 1, False))
+                assert same(want, s.rows(rows)), (cpu, threads, "beside a short text")
+
+
 # --- refusals and limits ----------------------------------------------------------------------
 
 

@@ -262,13 +262,16 @@ def q8_0(x: cases.F32) -> cases.U8:
 class Attention:
     """A cache of one sequence in shuffled blocks; what no position owns is NaN."""
 
-    def __init__(self, lib: Any, ffi: Any, kv: str, dims: tuple[int, int], cap: float) -> None:
+    def __init__(
+        self, lib: Any, ffi: Any, kv: str, dims: tuple[int, int], cap: float, n: int = 200
+    ) -> None:
         self.lib, self.ffi, self.dims, self.cap = lib, ffi, dims, cap
         rng = np.random.default_rng([*dims, len(kv)])
         self.kv = {"f16": lib.LP_KV_F16, "f32": lib.LP_KV_F32, "q8_0": lib.LP_KV_Q8_0}[kv]
         kind = {"f16": np.float16, "f32": np.float32, "q8_0": np.uint8}[kv]
-        self.n, block, step = 200, 16, 3 if kv == "f16" else 1
-        table = rng.permutation(16)[:13].astype(np.int32)
+        self.n, block, step = n, 16, 3 if kv == "f16" else 1
+        used = -(-n // block)
+        table = rng.permutation(used + 3)[:used].astype(np.int32)
         stored = []
         for dim in dims:
             vectors = rng.standard_normal((self.n, dim)).astype(np.float32)
@@ -278,12 +281,14 @@ class Attention:
         )
         self.queries = (rng.standard_normal((45, dims[0])) * 2).astype(np.float32)
         self.last = np.sort(rng.integers(0, self.n, 45))
-        self.first = np.maximum(0, self.last - rng.choice([0, 20, 70, 999], 45))
+        self.first = np.maximum(0, self.last - rng.choice([0, 20, 70, 540, 9999], 45))
         slots = table[np.arange(self.n) // block] * step * block + np.arange(self.n) % block
         self.caches = []
         for vectors, before in zip(stored, (3, 5), strict=True):
             unused = 0xFE if kv == "q8_0" else np.nan
-            cache = np.full((16 * step * block, before + vectors.shape[1] + 2), unused, kind)
+            cache = np.full(
+                ((used + 3) * step * block, before + vectors.shape[1] + 2), unused, kind
+            )
             cache[slots, before : before + vectors.shape[1]] = vectors
             self.caches.append(cache)
         size = np.dtype(kind).itemsize
@@ -364,6 +369,48 @@ def test_attention(lib: Any, ffi: Any, dims: tuple[int, int], kv: str, cap: floa
         assert np.abs(alone - expected).max() < 5e-6, cases.name_of(ffi, level)
         for queries in (list(range(45)), order):
             assert np.array_equal(case.together(level, queries), alone), cases.name_of(ffi, level)
+
+
+STRETCH = 512  # LP_ATTENTION_STRETCH
+
+
+@pytest.mark.parametrize(
+    ("dims", "kv"), [((64, 64), "f16"), ((20, 12), "f32"), ((128, 96), "q8_0")]
+)
+def test_attention_over_stretches(lib: Any, ffi: Any, dims: tuple[int, int], kv: str) -> None:
+    """Also in parts: whoever sums the stretches, and beside whom, the bits are the same."""
+    case = Attention(lib, ffi, kv, dims, 0.0, n=1300)
+    case.last[:3], case.first[:3] = (511, 512, 1023), (0, 511, 512)  # on the borders
+    expected = case.expected()
+    assert lib.LP_ATTENTION_STRETCH == STRETCH
+    floats = lib.lp_attention_part_floats(dims[1])
+    stretches = [(a // STRETCH, b // STRETCH) for a, b in zip(case.first, case.last, strict=True)]
+    assert {b - a for a, b in stretches} == {0, 1, 2}
+    for level in cases.levels(lib):
+        alone = case.one_by_one(level)
+        assert np.abs(alone - expected).max() < 5e-6, cases.name_of(ffi, level)
+        assert np.array_equal(case.together(level, list(range(45))), alone)
+        parts = np.full((45, 3, floats), np.nan, np.float32)
+        scratch = case.scratch(level)
+        for s in (1, 2, 0):
+            rows = [i for i, (a, b) in enumerate(stretches) if a <= s <= b]
+            for some in (rows[:2], rows[2:]):
+                queries = [
+                    {
+                        "q": ffi.from_buffer("float[]", case.queries[i]),
+                        "out": ffi.from_buffer("float[]", parts[i, s]),
+                        "first": max(int(case.first[i]), s * STRETCH),
+                        "last": min(int(case.last[i]), s * STRETCH + STRETCH - 1),
+                    }
+                    for i in some
+                ]
+                array = ffi.new("lp_attention_query[]", queries)
+                level.attention_parts(case.task, array, len(some), ffi.from_buffer(scratch))
+        for i, (a, b) in enumerate(stretches):
+            out = np.empty(dims[1], np.float32)
+            mine = ffi.from_buffer("float[]", parts[i, a : b + 1])
+            level.attention_merge(mine, b - a + 1, dims[1], ffi.from_buffer("float[]", out))
+            assert np.array_equal(out, alone[i]), (cases.name_of(ffi, level), i)
 
 
 def test_store_kv_of_bytes(lib: Any, ffi: Any) -> None:

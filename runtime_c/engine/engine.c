@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/memory.h"
+#include "engine/attention.h"
 #include "engine/engine_internal.h"
 #include "engine/rope.h"
 #include "platform/file.h"
@@ -99,6 +100,9 @@ static lp_code plan_buffers(lp_engine *e, lp_error *err) {
         larger(kernels->matmul_scratch, kernels->attention_scratch(m->key_len, m->value_len));
     e->scratch_bytes = (e->scratch_bytes + 127) & ~(size_t)63; /* a line between two threads */
     size_t scratch = add(&p, e->scratch_bytes, (size_t)lp_pool_threads(e->pool));
+    e->parts_bytes = lp_attend_part_bytes(e);
+    size_t parts = add(&p, e->parts_bytes, 1),
+           tasks_done = add(&p, lp_attend_most_chunks(e), sizeof *e->tasks_done);
     size_t slots = add(&p, n, sizeof *e->slots),
            selected = add(&p, e->n_logit_rows, sizeof *e->selected);
 
@@ -120,6 +124,7 @@ static lp_code plan_buffers(lp_engine *e, lp_error *err) {
     note_buffer(e, logits, m->n_vocab * f, true);
     note_buffer(e, selected, sizeof *e->selected, true);
     lp_pages_commit(e->pages + scratch, e->scratch_bytes * (size_t)lp_pool_threads(e->pool));
+    lp_pages_commit(e->pages + tasks_done, lp_attend_most_chunks(e) * sizeof *e->tasks_done);
     e->x = (float *)(void *)(e->pages + x);
     e->tmp = (float *)(void *)(e->pages + tmp);
     e->q = (float *)(void *)(e->pages + q);
@@ -130,6 +135,8 @@ static lp_code plan_buffers(lp_engine *e, lp_error *err) {
     e->up = (float *)(void *)(e->pages + up);
     e->logits = (float *)(void *)(e->pages + logits);
     e->scratch = e->pages + scratch;
+    e->parts = (float *)(void *)(e->pages + parts);
+    e->tasks_done = (atomic_uint *)(void *)(e->pages + tasks_done);
     e->slots = (lp_kv_slots *)(void *)(e->pages + slots);
     e->selected = (size_t *)(void *)(e->pages + selected);
     for (size_t i = 0; i < LP_ROPE_KINDS; i++) e->turns[i] = (float *)(void *)(e->pages + turns[i]);

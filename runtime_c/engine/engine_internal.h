@@ -9,6 +9,8 @@
 #include "engine/kvcache.h"
 #include "engine/threads.h"
 
+/* Chunks of a job, so that threads of unequal speed end together. */
+enum { LP_CHUNKS_PER_THREAD = 8 };
 enum { LP_ROW_BUFFERS = 11 + LP_ROPE_KINDS + LP_ACT_KIND_COUNT };
 
 /* A buffer of the step, for lp_pages_commit. */
@@ -42,13 +44,24 @@ struct lp_engine {
         *acts[LP_ACT_KIND_COUNT]; /* activations as matmul takes them; NULL if no weight wants it */
     uint8_t *scratch;             /* scratch_bytes per thread */
     size_t scratch_bytes;
-    lp_kv_slots *slots; /* (n_batch): where each row's keys and values go */
-    size_t *selected;   /* (n_logit_rows): rows that want logits, ascending */
+    float *parts; /* of stretches, see attention.c; parts_bytes, of which parts_ready asked for */
+    size_t parts_bytes, parts_ready;
+    atomic_uint *tasks_done; /* of each chunk of units */
+    lp_kv_slots *slots;      /* (n_batch): where each row's keys and values go */
+    size_t *selected;        /* (n_logit_rows): rows that want logits, ascending */
 
     /* The step under way. */
     const lp_batch_row *rows;
     size_t n_rows, n_selected;
 };
+
+static inline size_t lp_divide_up(size_t a, size_t b) {
+    return a / b + (a % b != 0);
+}
+
+static inline void *lp_engine_scratch(const lp_engine *engine, int thread) {
+    return engine->scratch + (size_t)thread * engine->scratch_bytes;
+}
 
 /* The whole decoder over engine->rows; logits of the selected rows. LP_ERR_STOPPED. */
 lp_code lp_forward(lp_engine *engine, lp_error *err) LP_MUST_USE;

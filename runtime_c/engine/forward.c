@@ -20,22 +20,15 @@
 #include <math.h>
 #include <string.h>
 
+#include "engine/attention.h"
 #include "engine/engine_internal.h"
 #include "engine/rope.h"
 #include "engine/shares.h"
 
-enum { CHUNKS_PER_THREAD = 8, LEAST_COLUMNS = 32, LEAST_BYTES = 128 << 10 };
-
-static size_t divide_up(size_t a, size_t b) {
-    return a / b + (a % b != 0);
-}
+enum { LEAST_COLUMNS = 32, LEAST_BYTES = 128 << 10 };
 
 static size_t larger_of(size_t a, size_t b) {
     return a > b ? a : b;
-}
-
-static void *scratch_of(lp_engine *e, int thread) {
-    return e->scratch + (size_t)thread * e->scratch_bytes;
 }
 
 static unsigned kind_bit(const lp_engine *e, const lp_weight *w) {
@@ -72,9 +65,10 @@ static void run_row_chunk(void *job, size_t chunk, int thread) {
 
 static void run_rows(row_job job) {
     size_t group = job.e->kernels->act_row_group;
-    size_t share = divide_up(job.n_rows, (size_t)lp_pool_threads(job.e->pool) * CHUNKS_PER_THREAD);
-    job.per_chunk = divide_up(share, group) * group;
-    lp_pool_run(job.e->pool, run_row_chunk, &job, divide_up(job.n_rows, job.per_chunk));
+    size_t share =
+        lp_divide_up(job.n_rows, (size_t)lp_pool_threads(job.e->pool) * LP_CHUNKS_PER_THREAD);
+    job.per_chunk = lp_divide_up(share, group) * group;
+    lp_pool_run(job.e->pool, run_row_chunk, &job, lp_divide_up(job.n_rows, job.per_chunk));
 }
 
 static void add_bias(const lp_engine *e, const lp_weight *bias, float *x) {
@@ -222,7 +216,8 @@ static void run_product_chunk(void *job, size_t chunk, int thread) {
         size_t first = j->first[i], last = first + product->n_out;
         size_t from = larger_of(begin, first), to = end < last ? end : last;
         if (from < to)
-            j->e->kernels->matmul(product, from - first, to - first, scratch_of(j->e, thread));
+            j->e->kernels->matmul(product, from - first, to - first,
+                                  lp_engine_scratch(j->e, thread));
     }
 }
 
@@ -230,7 +225,7 @@ static void run_products(column_job *j) {
     size_t total = 0, unit = column_unit(j->e);
     for (size_t i = 0; i < j->n_products; i++) {
         j->first[i] = total;
-        total += divide_up(j->product[i].n_out, unit) * unit;
+        total += lp_divide_up(j->product[i].n_out, unit) * unit;
     }
     run_columns(j, run_product_chunk, total);
 }
@@ -269,7 +264,7 @@ static void run_gate_chunk(void *job, size_t chunk, int thread) {
     size_t begin, end, n_rows = j->product[0].n_rows;
     lp_shares_get(&j->shares, chunk, &begin, &end);
     for (size_t i = 0; i < 2 && begin < end; i++)
-        e->kernels->matmul(&j->product[i], begin, end, scratch_of(e, thread));
+        e->kernels->matmul(&j->product[i], begin, end, lp_engine_scratch(e, thread));
     for (size_t row = 0; !activates_rows(n_rows) && row < n_rows && begin < end; row++)
         activate(e, j->layer, row, begin, end);
 }
@@ -279,106 +274,6 @@ static void run_gate(lp_engine *e, const lp_layer *layer, size_t n_rows) {
     add_product(&j, &layer->w[LP_ROLE_GATE], n_rows, e->gate);
     add_product(&j, &layer->w[LP_ROLE_UP], n_rows, e->up);
     run_columns(&j, run_gate_chunk, layer->n_ff);
-}
-
-/* ---- attention ---------------------------------------------------------------------------- */
-
-/* Every (kv head, row, query head of its group) is a unit, in this order: neighbours read nearly
- * the same keys and values, so a chunk's units of one kv head and sequence go to the kernel
- * together. */
-#define UNITS_TOGETHER 32 /* as many as the kernel handles in one pass over the cache */
-
-/* Heads of 256 elements are taken by 16: more of them with their sums no longer stay in the first
- * cache beside the keys (Zen 4, 16384 positions: 4.7 ms for 16, 11.5 ms for 32). */
-static size_t units_together(const lp_model *m) {
-    return m->key_len + m->value_len > 384 ? UNITS_TOGETHER / 2 : UNITS_TOGETHER;
-}
-
-typedef struct attention_job {
-    lp_engine *e;
-    const lp_layer *layer;
-    const size_t *selected; /* rows that take part, or NULL = all */
-    size_t n_rows, per_chunk;
-} attention_job;
-
-typedef struct attention_unit {
-    size_t kv_head, head, row, out_row;
-} attention_unit;
-
-static attention_unit unit_at(const attention_job *j, size_t index) {
-    size_t group = j->layer->n_head / j->layer->n_head_kv;
-    size_t in_head = index % (j->n_rows * group), kv_head = index / (j->n_rows * group);
-    size_t i = in_head / group;
-    return (attention_unit){.kv_head = kv_head,
-                            .head = kv_head * group + in_head % group,
-                            .row = j->selected ? j->selected[i] : i,
-                            .out_row = i};
-}
-
-/* What the units of one kv head and sequence share. */
-static lp_attention shared_attention(const attention_job *j, size_t kv_head, int32_t sequence) {
-    const lp_engine *e = j->e;
-    const lp_model *m = e->model;
-    const lp_kv_layer *cache = &e->kv.layers[j->layer - m->layers];
-    size_t key = lp_kv_bytes(e->kv.type, m->key_len), value = lp_kv_bytes(e->kv.type, m->value_len);
-    return (lp_attention){.kv_type = e->kv.type,
-                          .keys = e->kv.pages + cache->keys,
-                          .values = e->kv.pages + cache->values,
-                          .key_slot_bytes = key,
-                          .value_slot_bytes = value,
-                          .key_head_offset = kv_head * LP_KV_BLOCK * key,
-                          .value_head_offset = kv_head * LP_KV_BLOCK * value,
-                          .table = lp_kv_table(&e->kv, cache->pool, (size_t)sequence),
-                          .table_step = cache->n_head,
-                          .block_len = LP_KV_BLOCK,
-                          .head_dim = m->key_len,
-                          .value_dim = m->value_len,
-                          .scale = m->attn_scale,
-                          .softcap = m->attn_softcap};
-}
-
-static lp_attention_query query_of(const attention_job *j, attention_unit unit) {
-    const lp_engine *e = j->e;
-    const lp_model *m = e->model;
-    size_t position = (size_t)e->rows[unit.row].position, window = j->layer->window;
-    return (lp_attention_query){.q = e->q + (unit.row * j->layer->n_head + unit.head) * m->key_len,
-                                .out = e->attn +
-                                       (unit.out_row * j->layer->n_head + unit.head) * m->value_len,
-                                .first = window && position >= window ? position - window + 1 : 0,
-                                .last = position};
-}
-
-static void run_attention_chunk(void *job, size_t chunk, int thread) {
-    const attention_job *j = job;
-    size_t units = j->n_rows * j->layer->n_head;
-    size_t begin = chunk * j->per_chunk, end = begin + j->per_chunk;
-    if (end > units) end = units;
-    for (size_t u = begin; u < end;) {
-        attention_unit first = unit_at(j, u);
-        int32_t sequence = j->e->rows[first.row].sequence;
-        lp_attention_query queries[UNITS_TOGETHER];
-        size_t n = 0;
-        for (; u < end && n < UNITS_TOGETHER; u++) {
-            attention_unit unit = unit_at(j, u);
-            if (unit.kv_head != first.kv_head || j->e->rows[unit.row].sequence != sequence) break;
-            queries[n++] = query_of(j, unit);
-        }
-        lp_attention shared = shared_attention(j, first.kv_head, sequence);
-        j->e->kernels->attention_many(&shared, queries, n, scratch_of(j->e, thread));
-    }
-}
-
-static void run_attention(lp_engine *e, const lp_layer *layer, const size_t *selected,
-                          size_t n_rows) {
-    attention_job j = {.e = e, .layer = layer, .selected = selected, .n_rows = n_rows};
-    size_t units = n_rows * layer->n_head, group = layer->n_head / layer->n_head_kv;
-    size_t most = units_together(e->model);
-    j.per_chunk = divide_up(units, (size_t)lp_pool_threads(e->pool) * CHUNKS_PER_THREAD);
-    /* Whole groups, which read the cache once; late rows take longer than early ones, so chunks
-     * stay small. */
-    j.per_chunk = divide_up(j.per_chunk, group) * group;
-    if (j.per_chunk > most) j.per_chunk = larger_of(most / group, 1) * group;
-    lp_pool_run(e->pool, run_attention_chunk, &j, divide_up(units, j.per_chunk));
 }
 
 /* ---- the block ---------------------------------------------------------------------------- */
@@ -465,7 +360,7 @@ lp_code lp_forward(lp_engine *e, lp_error *err) {
         run_qkv(e, layer);
         size_t n_rows = layer == last ? e->n_selected : e->n_rows;
         if (n_rows == 0) return LP_OK;
-        run_attention(e, layer, layer == last ? e->selected : NULL, n_rows);
+        lp_attend(e, layer, layer == last ? e->selected : NULL, n_rows);
         if (layer == last) gather(e);
         run_attention_output(e, layer, n_rows);
         run_ffn(e, layer, n_rows);
