@@ -414,6 +414,7 @@ INLINE vi vi_dot(vi acc, vi w, vi a, int signed_bytes) {
 #define AQ 2 /* queries and */
 #define AP 2 /* positions of the score tile; AQ queries and AV vectors of the value tile */
 #define AV 2
+#define AF 8 /* up to so many queries convert an F16 cache as they read it */
 
 typedef struct w16 {
     __m256 a, b;

@@ -97,6 +97,7 @@ INLINE vi vi_add_scaled(vi acc, vp p, vi scale, int largest) {
 #define AQ 4
 #define AP 4
 #define AV 4
+#define AF 8
 
 typedef __m512 w16;
 

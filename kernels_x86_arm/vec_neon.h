@@ -540,6 +540,7 @@ INLINE vi vi_add_scaled(vi acc, vp p, vi scale, int limit) {
 #define AQ 2
 #define AP 2
 #define AV 2
+#define AF 4 /* five instructions for 16 halves and each tile of AQ, or seven once and two each */
 
 typedef struct w16 {
     float32x4_t v[4];

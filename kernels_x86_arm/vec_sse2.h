@@ -336,6 +336,7 @@ INLINE vi vi_dot(vi acc, vi w, vi a, int signed_bytes) {
 #define AQ 1
 #define AP 2
 #define AV 1
+#define AF 0 /* conversion is a dozen operations here: once, for all */
 
 typedef struct w16 {
     __m128 v[4];
