@@ -98,8 +98,9 @@ typedef struct lp_act32 {
 
 typedef struct lp_act256 {
     float d;
-    int32_t owed[16]; /* -32 * sums: as `correction`, for each 16 elements */
-    int16_t sums[16]; /* of q over each 16 elements */
+    int32_t owed[16];  /* -32 * sums: as `correction`, for each 16 elements */
+    int16_t sums[16];  /* of q over each 16 elements */
+    int16_t sums32[8]; /* and over each 32 */
     int8_t q[256];
 } lp_act256;
 

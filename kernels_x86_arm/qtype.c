@@ -22,7 +22,7 @@ static_assert(sizeof(lp_q4_k) == 144, "q4_k");
 static_assert(sizeof(lp_q5_k) == 176, "q5_k");
 static_assert(sizeof(lp_q6_k) == 210, "q6_k");
 static_assert(sizeof(lp_act32) == 44, "act32");
-static_assert(sizeof(lp_act256) == 356, "act256");
+static_assert(sizeof(lp_act256) == 372, "act256");
 
 /* In order of id; ids the format never had or has removed are absent. */
 static const lp_type_info types[] = {

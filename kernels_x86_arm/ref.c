@@ -133,6 +133,8 @@ static void quantize_acts(lp_act_kind kind, const float *x, size_t stride, size_
                 block->sums[j] = (int16_t)sum;
                 block->owed[j] = -32 * sum;
             }
+            for (unsigned j = 0; j < 8; j++)
+                block->sums32[j] = (int16_t)(block->sums[2 * j] + block->sums[2 * j + 1]);
         }
     }
 }

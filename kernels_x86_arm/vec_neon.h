@@ -134,7 +134,7 @@ INLINE kr kr_load8(const void *p) {
 /* Four partial sums of eight minimums times sums of 32 activations. */
 INLINE di di_mins8(const uint8_t *mins, const int16_t *sums) {
     int16x8_t m = vreinterpretq_s16_u16(vmovl_u8(vld1_u8(mins)));
-    int16x8_t s = vpaddq_s16(vld1q_s16(sums), vld1q_s16(sums + 8));
+    int16x8_t s = vld1q_s16(sums);
     return vmlal_high_s16(vmull_s16(vget_low_s16(m), vget_low_s16(s)), m, s);
 }
 INLINE di mla_lane(di acc, di x, int32x4_t scales, int i) {
@@ -365,7 +365,7 @@ INLINE vi vi_shl7(vi a) {
     return vshlq_n_s32(a, 7);
 }
 
-/* Four words, and their products with one of the activation sums, or with two added. */
+/* Four words, and their products with one of the activation sums. */
 typedef int16x4_t vw;
 INLINE vw vw_load(const uint8_t *p) {
     return vreinterpret_s16_u8(vld1_u8(p));
@@ -392,9 +392,6 @@ INLINE vi vw_lane(vi acc, vw c, int16x8_t sums, int j) {
 }
 INLINE vi vw_dot(vi acc, vw c, const int16_t *sums, int j) {
     return vw_lane(acc, c, vld1q_s16(sums + j / 8 * 8), j % 8);
-}
-INLINE vi vw_dot_pair(vi acc, vw c, const int16_t *sums, int j) {
-    return vw_lane(acc, c, vpaddq_s16(vld1q_s16(sums), vld1q_s16(sums + 8)), j);
 }
 INLINE void di_store_words(uint8_t *p, di x, int byte) { /* byte of each lane, as words */
     vst1_u8(p, vreinterpret_u8_u16(vmovn_u32(vreinterpretq_u32_s32(vandq_s32(

@@ -167,7 +167,8 @@ def dequantized_acts(
     if act_kind == lib.LP_ACT_KIND_I8_32:
         fields = [("d", "<f4"), ("s", "<f4"), ("correction", "<i4"), ("q", "i1", (32,))]
     else:
-        fields = [("d", "<f4"), ("owed", "<i4", (16,)), ("sums", "<i2", (16,)), ("q", "i1", (256,))]
+        fields = [("d", "<f4"), ("owed", "<i4", (16,)), ("sums", "<i2", (16,))]
+        fields += [("sums32", "<i2", (8,)), ("q", "i1", (256,))]
     blocks = acts.view(np.dtype(fields)).reshape(rows, -1)
     scaled = blocks["d"][..., None].astype(np.float64) * blocks["q"]
     return np.asarray(scaled.reshape(rows, n))
