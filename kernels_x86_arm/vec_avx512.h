@@ -17,8 +17,7 @@
 
 #define NL          16
 #define NR          2
-#define PANEL_BYTES 98304 /* read from the L2 cache fast enough, and sums are carried less often   \
-                           */
+#define PANEL_BYTES 98304 /* the L2 cache is fast enough, and sums are carried less often */
 #define MR 6 /* 6 x 2 partial and 6 x 2 whole sums, 2 weights, 1 activation: 27 of 32 registers */
 
 typedef __m512i vi;
