@@ -568,6 +568,7 @@ def test_unknown_keys_are_ignored(opened: Open, c_text: Any) -> None:
         ({"model": "absent.gguf"}, "not there"),
         ({"model": ["x"]}, "model"),
         ({"system": {}}, "system"),
+        ({"program": {"name": ""}}, '"program" has no name'),
     ],
 )
 def test_manifest_of_wrong_kind(opened: Open, changes: dict[str, object], expected: str) -> None:

@@ -169,7 +169,8 @@ def test_the_program_verifies_its_application(
                               capture_output=True, text=True, timeout=120, check=False)  # fmt: skip
         return done.returncode, done.stdout + done.stderr
 
-    assert verify() == (0, f"ok: every byte of {archive} and of its program is as it was built\n")
+    whole = f"every byte of {archive} and of its program, less its signature, is as it was built"
+    assert verify() == (0, f"ok: {whole}\n")
     good = program.read_bytes()
     _, size = launchers.macho.mutable_ranges(good)[-1]
     longer = launchers.macho.sign(good, "signed.by.somebody.with.a.long.name" * 9)
@@ -404,3 +405,32 @@ def exec_words(value: str, location: str) -> list[str]:
         words.append(location if word == "%k" else word.replace("%%", "%"))
         at += 1
     return words
+
+
+def test_desktop_does_not_write_over_the_icon_it_takes(tmp_path: Path) -> None:
+    picture = tmp_path / "chat.png"
+    Image.new("RGB", (1000, 1000), (200, 30, 30)).save(picture)
+    before = picture.read_bytes()
+    done = llamapack("build", "--no-model", "-o", tmp_path / "chat", "--desktop",
+                     "--icon", picture, code=1)  # fmt: skip
+    assert f"--desktop writes {picture}, which is the icon; keep that elsewhere" in done.stderr
+    assert picture.read_bytes() == before and [p.name for p in tmp_path.iterdir()] == ["chat.png"]
+
+
+def test_what_desktop_writes_is_checked_before_anything_is_built(tmp_path: Path) -> None:
+    (tmp_path / "chat.desktop").mkdir()
+    done = llamapack("build", "--no-model", "-o", tmp_path / "chat", "--desktop", code=1)
+    assert "chat.desktop is a directory" in done.stderr and not (tmp_path / "chat").exists()
+
+
+@pytest.mark.parametrize("option", ["--app", "--desktop"])
+def test_a_damaged_picture_of_a_fitting_size_is_refused(tmp_path: Path, option: str) -> None:
+    whole = io.BytesIO()
+    Image.effect_noise((512, 512), 90).save(whole, "PNG")
+    cut = tmp_path / "cut.png"
+    cut.write_bytes(whole.getvalue()[:5000])
+    target = "macos-aarch64" if option == "--app" else "linux-x86_64"
+    done = llamapack("build", "--no-model", "-o", tmp_path / "chat", option, "--icon", cut,
+                     "--target", target, code=1)  # fmt: skip
+    assert "a damaged PNG file" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["cut.png"]

@@ -184,6 +184,8 @@ def many(image: bytes, count: int) -> bytes:
 
 PNG = b"\x89PNG\r\n\x1a\n"
 HUGE = PNG + chunk(b"IHDR", struct.pack(">IIBBBBB", 1 << 30, 1 << 30, 8, 6, 0, 0, 0))
+SIZES = [chunk(b"IHDR", struct.pack(">IIBBBBB", n, n, 8, 0, 0, 0, 0)) for n in (200, 13000)]
+TWICE = PNG + b"".join(SIZES) + chunk(b"IDAT", b"x") + chunk(b"IEND", b"")
 WINDOWS, APP = ["--target", "windows-x86_64"], ["--target", "macos-aarch64", "--app"]
 HOSTILE: dict[str, tuple[str, bytes, list[str], str]] = {
     "no image": ("icon.png", b"<svg/>", WINDOWS, "neither a PNG nor an ICO"),
@@ -194,6 +196,12 @@ HOSTILE: dict[str, tuple[str, bytes, list[str], str]] = {
     "huge picture for macos": ("icon.png", HUGE, APP, "at most 4096"),
     "damaged": ("icon.png", PNG + chunk(b"IHDR", bytes(13)), WINDOWS, "damaged PNG"),
     "one image many times": ("icon.ico", many(bitmap(size=1088), 60000), WINDOWS, "overlap"),
+    "two headers for macos": (
+        "icon.ico",
+        many(TWICE, 1),
+        APP,
+        "13000 x 13000 pixels; at most 4096",
+    ),
     "one cut picture many times for macos": ("icon.ico", many(HUGE, 60000), APP, "at most 256"),
     "one image many times for macos": ("icon.ico", many(bitmap(size=1088), 60000), APP, "overlap"),
 }

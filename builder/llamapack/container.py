@@ -4,9 +4,9 @@ The file, in order. All ZIP offsets count from the first byte of the whole file:
 
     runtime                  the executable for the target, as the linker made it
     runtime/...              stored      only in a universal file: see formats/universal.py
-    licenses/...             stored      texts that must travel with the model and with llamapack
     icon.png or icon.ico     stored      what --icon named, as it was given, for packing again;
                                          only with that option
+    licenses/...             stored      texts that must travel with the model and with llamapack
     web/...                  deflated    the page (stored where deflating does not help)
     model.gguf               stored      its data begins at a multiple of 64 KiB of the file: the
                                          local header's extra field 0xD935 is the padding (as

@@ -122,11 +122,10 @@ def pictures(icon: IconFile) -> dict[int, bytes]:
         # Each size once, whatever the list of a damaged file says.
         if width == height and width in TYPES and width not in found:
             found[width] = icon.data[offset : offset + size]
+            _decoded(IconFile(found[width], icon.named, icon.advice))  # whether it is whole
     if found:
         return found
-    if icon.data.startswith(_ICO):
-        _from_ico(icon)  # looks through it before a decoder does
-    picture = _decoded(icon)
+    picture = _decoded(_largest(icon) if icon.data.startswith(_ICO) else icon)
     sizes = [size for size in _PICTURES if size <= picture.size[0]] or _PICTURES[:1]
     return {size: encode_png(_resized(picture, size), size) for size in sizes}
 
@@ -170,7 +169,7 @@ def _decoded(icon: IconFile) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            picture: Any = Pillow.open(io.BytesIO(icon.data), formats=[kind])  # headers only
+            picture: Any = Pillow.open(io.BytesIO(icon.data), formats=[kind])  # a PNG: headers only
             # What counts in a damaged file may stand elsewhere than in its first header.
             _check_side(icon, *picture.size)
             picture = picture.convert("RGBA")
@@ -223,6 +222,16 @@ def _from_ico(icon: IconFile) -> list[Image]:
             raise icon.bad(f"a damaged ICO file (image {index + 1}: {image})")
         found.append(image)
     return found
+
+
+def _largest(icon: IconFile) -> IconFile:
+    """The largest picture of an .ico as a file of its own, so that a decoder sees nothing else."""
+    image = max(_from_ico(icon), key=lambda image: (image.width, image.bits))
+    data = image.data
+    if not data.startswith(_PNG):
+        sides = (image.width & 255, image.height & 255, image.colors & 255)
+        data = struct.pack("<4sH4B2H2I", _ICO, 1, *sides, 0, 1, image.bits, len(data), 22) + data
+    return IconFile(data, icon.named, icon.advice)
 
 
 def _png_places(data: bytes) -> list[tuple[int, int]]:

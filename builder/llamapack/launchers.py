@@ -174,6 +174,11 @@ def _replace(folder: Path, path: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
+def desktop_files(program: Path) -> list[Path]:
+    """What --desktop writes beside a program: its entry for menus, and the entry's icon."""
+    return [program.with_name(program.name + suffix) for suffix in (".desktop", ".png")]
+
+
 def write_desktop(program: Path, title: str, pictures: dict[int, bytes]) -> list[Path]:
     """NAME.desktop beside the program, and NAME.png; gives their paths."""
     template = find_tree().root / "templates" / "launch" / "chat.desktop"
@@ -186,7 +191,7 @@ def write_desktop(program: Path, title: str, pictures: dict[int, bytes]) -> list
         "icon": _string(name),
     }
     lines = [line for line in filled.splitlines() if not line.startswith("#")]
-    made = [program.with_name(f"{name}.desktop"), program.with_name(f"{name}.png")]
+    made = desktop_files(program)
     with atomic_file(made[0], 0o755) as file:
         file.write("\n".join([*lines, ""]).encode())
     with atomic_file(made[1], 0o644) as file:

@@ -19,7 +19,7 @@ from llamapack.errors import LlamapackError, UsageError
 from llamapack.formats import FORMATS
 from llamapack.icons import IconFile, Image, images, pictures, read_icon, standard_pictures
 from llamapack.kept import Kept, kept_of
-from llamapack.launchers import is_application, payload_file
+from llamapack.launchers import desktop_files, is_application, payload_file
 from llamapack.mixes import find_mix
 from llamapack.payload import is_packed, open_payload
 from llamapack.quantize import Quantized, quantized
@@ -175,7 +175,9 @@ def make_plan(
     _check_text(f"{model}: its version", plan.version, _MAX_VERSION, lines=False)
     _check_text(f"{model}: its system prompt", plan.system, _MAX_SYSTEM, lines=True)
     if found is not None:
-        _check_against_input(found, [output.path for output in outputs])
+        written = [output.path for output in outputs]
+        written += [path for output in outputs for path in _desktop_files(plan, output)]
+        _check_against_input(found, written)
     if limit is None:
         check_space(rough_sizes(plan))
     return plan
@@ -192,11 +194,19 @@ def _choose_looks(plan: Plan, icon: Path | str | None, version: str | None, *, a
     if plan.icon_file and (windows or not desktops):
         shown = images(plan.icon_file)
         plan.icon = shown if windows else []
+    for path in [path for output in plan.outputs for path in _desktop_files(plan, output)]:
+        _check_output(path)
+        if icon and path.exists() and os.path.samefile(path, icon):
+            raise LlamapackError(f"--desktop writes {path}, which is the icon; keep that elsewhere")
     if desktops:
         plan.pictures = pictures(plan.icon_file) if plan.icon_file else standard_pictures()
     lost = {"--icon": icon and not (windows or desktops),
             "--version-string": version and not (windows or app)}  # fmt: skip
     plan.unused = tuple(option for option, given in lost.items() if given)
+
+
+def _desktop_files(plan: Plan, output: Output) -> list[Path]:
+    return desktop_files(output.path) if plan.desktop and output.target.system == "linux" else []
 
 
 def repack_plan(

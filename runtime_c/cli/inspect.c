@@ -246,7 +246,7 @@ static lp_code verify(lp_app *app, const lp_container *container, const char *pa
     bool bundle = manifest != NULL && manifest->program.len > 0;
     if (bundle) LP_TRY(verify_program(container, path, manifest->program, err));
     (void)lp_print_format("ok: every byte of %s%s is as it was built\n", path,
-                          bundle ? " and of its program" : "");
+                          bundle ? " and of its program, less its signature," : "");
     return LP_OK;
 }
 

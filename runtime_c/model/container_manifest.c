@@ -172,6 +172,7 @@ static lp_code read_manifest(lp_container *c, lp_error *err) {
     const lp_json_node *program = lp_json_get(root, "program");
     m->program = (lp_str){"", 0};
     if (program) LP_TRY(read_text(program, "name", &m->program, err));
+    if (program && m->program.len == 0) return wrong(err, "program", "has no name");
     read_system_kv(c, root);
     return check_model(c, err);
 }

@@ -16,11 +16,11 @@
 #include "platform/terminal.h"
 #include "platform/wide_windows.h"
 
-/* The vector lives as long as the process: the options point into it. */
 bool lp_process_ensure_stack(void) {
     return true; /* the linker reserved it */
 }
 
+/* The vector lives as long as the process: the options point into it. */
 lp_code lp_process_arguments(int *argc, char ***argv, lp_error *err) {
     int n = 0;
     wchar_t **wide = CommandLineToArgvW(GetCommandLineW(), &n);

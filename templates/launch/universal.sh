@@ -4,7 +4,8 @@
 #
 # POSIX sh only, and less: no local, no test -a, no $'', no here-documents; `exec` leaves the shell
 # when it fails, so everything is tried out before. What it calls: dd, uname, cksum, and the first
-# time mkdir, mktemp, chmod, mv, rm; find only where there is something to remove. Nothing reads standard input, and umask and directory stay.
+# time mkdir, mktemp, chmod, mv, rm; find only where there is something to remove. Nothing reads
+# standard input, and umask and directory stay.
 #
 # SPDX-License-Identifier: Apache-2.0
 
