@@ -178,20 +178,12 @@ static void find_stretches(attention_job *j) {
     j->n_stretches = last / LP_ATTENTION_STRETCH - j->first_stretch + 1;
 }
 
-static size_t smaller_of(size_t a, size_t b) {
-    return a < b ? a : b;
-}
-
-static size_t larger_of(size_t a, size_t b) {
-    return a > b ? a : b;
-}
-
 /* Takes stretches apart where chunks of `most` units are too few for the threads; false where they
  * are not, or there is nothing to take apart. */
 static bool take_apart(attention_job *j, size_t most) {
     lp_engine *e = j->e;
     size_t threads = (size_t)lp_pool_threads(e->pool);
-    size_t per_chunk = smaller_of(most, j->n_rows * j->group);
+    size_t per_chunk = lp_smaller_of(most, j->n_rows * j->group);
     size_t chunks = lp_divide_up(j->units, per_chunk);
     if (threads == 1 || chunks >= threads * ENOUGH_CHUNKS) return false;
     find_stretches(j);
@@ -203,7 +195,7 @@ static bool take_apart(attention_job *j, size_t most) {
         lp_pages_commit(e->parts, e->parts_ready);
     }
     j->per_chunk = per_chunk;
-    j->per_task = larger_of(chunks * j->n_stretches / (threads * LP_CHUNKS_PER_THREAD), 1);
+    j->per_task = lp_larger_of(chunks * j->n_stretches / (threads * LP_CHUNKS_PER_THREAD), 1);
     j->tasks = lp_divide_up(j->n_stretches, j->per_task);
     for (size_t c = 0; c < chunks; c++)
         atomic_store_explicit(&e->tasks_done[c], 0, memory_order_relaxed);
@@ -215,12 +207,12 @@ void lp_attend(lp_engine *e, const lp_layer *layer, const size_t *selected, size
     j.group = layer->n_head / layer->n_head_kv;
     j.units = n_rows * layer->n_head;
     /* Whole groups, which read the cache once. */
-    size_t most = larger_of(units_together(e->model) / j.group, 1) * j.group;
+    size_t most = lp_larger_of(units_together(e->model) / j.group, 1) * j.group;
     if (!take_apart(&j, most)) {
         /* Late rows take longer than early ones, so chunks stay small. */
         size_t share = (size_t)lp_pool_threads(e->pool) * LP_CHUNKS_PER_THREAD;
         j.per_chunk = lp_divide_up(lp_divide_up(j.units, share), j.group) * j.group;
-        j.per_chunk = smaller_of(j.per_chunk, most);
+        j.per_chunk = lp_smaller_of(j.per_chunk, most);
     }
     size_t chunks = lp_divide_up(j.units, j.per_chunk);
     lp_pool_run(e->pool, run_chunk, &j, j.tasks ? chunks * j.tasks : chunks);

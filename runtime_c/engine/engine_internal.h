@@ -59,6 +59,14 @@ static inline size_t lp_divide_up(size_t a, size_t b) {
     return a / b + (a % b != 0);
 }
 
+static inline size_t lp_smaller_of(size_t a, size_t b) {
+    return a < b ? a : b;
+}
+
+static inline size_t lp_larger_of(size_t a, size_t b) {
+    return a > b ? a : b;
+}
+
 static inline void *lp_engine_scratch(const lp_engine *engine, int thread) {
     return engine->scratch + (size_t)thread * engine->scratch_bytes;
 }

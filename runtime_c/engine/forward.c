@@ -27,10 +27,6 @@
 
 enum { LEAST_COLUMNS = 32, LEAST_BYTES = 128 << 10 };
 
-static size_t larger_of(size_t a, size_t b) {
-    return a > b ? a : b;
-}
-
 static unsigned kind_bit(const lp_engine *e, const lp_weight *w) {
     return w->data ? 1u << lp_act_kind_for(w->type, e->act) : 0u;
 }
@@ -214,7 +210,7 @@ static void run_product_chunk(void *job, size_t chunk, int thread) {
     for (size_t i = 0; i < j->n_products; i++) {
         const lp_matmul *product = &j->product[i];
         size_t first = j->first[i], last = first + product->n_out;
-        size_t from = larger_of(begin, first), to = end < last ? end : last;
+        size_t from = lp_larger_of(begin, first), to = lp_smaller_of(end, last);
         if (from < to)
             j->e->kernels->matmul(product, from - first, to - first,
                                   lp_engine_scratch(j->e, thread));
