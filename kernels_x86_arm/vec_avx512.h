@@ -221,24 +221,34 @@ INLINE w16 w16_count(int first) {
     return _mm512_cvtepi32_ps(_mm512_add_epi32(steps, _mm512_set1_epi32(first)));
 }
 
+/* Four vectors' partial sums, four of each: those of x[i * stride] in 128-bit lane i. */
+INLINE w16 fold_to_lanes(const w16 *x, size_t stride) {
+    w16 a = x[0], b = x[stride], c = x[2 * stride], d = x[3 * stride];
+    w16 p = _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x44), _mm512_shuffle_f32x4(a, b, 0xee));
+    w16 q = _mm512_add_ps(_mm512_shuffle_f32x4(c, d, 0x44), _mm512_shuffle_f32x4(c, d, 0xee));
+    return _mm512_add_ps(_mm512_shuffle_f32x4(p, q, 0x88), _mm512_shuffle_f32x4(p, q, 0xdd));
+}
+/* In each lane two partial sums of x, then two of y. */
+INLINE w16 fold_lanes(w16 x, w16 y) {
+    return _mm512_add_ps(_mm512_shuffle_ps(x, y, 0x44), _mm512_shuffle_ps(x, y, 0xee));
+}
+
+/* Folds of a[i] and b[i], which cost next to nothing beside products: see README.md. */
+#define VEC_FOLD4X2
+INLINE void w16_fold4x2(float a_out[4], float b_out[4], const w16 a[4], const w16 b[4]) {
+    w16 pairs = fold_lanes(fold_to_lanes(a, 1), fold_to_lanes(b, 1));
+    w16 sums = _mm512_add_ps(pairs, _mm512_shuffle_ps(pairs, pairs, 0xb1));
+    const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 2, 6, 10, 14, 0, 0, 0, 0, 0, 0, 0, 0);
+    sums = _mm512_permutexvar_ps(order, sums);
+    _mm_storeu_ps(a_out, _mm512_castps512_ps128(sums));
+    _mm_storeu_ps(b_out, _mm512_extractf32x4_ps(sums, 1));
+}
+
 /* Folds of a[i][0..3] to out[i]: two sums to a vector, then four, then the sixteen. */
 #define VEC_FOLD4X4
 INLINE void w16_fold4x4(float *const out[4], w16 a[4][4]) {
-    w16 row[4]; /* [j]: in 128-bit lane i the last four partial sums of a[i][j] */
-#pragma clang loop unroll(full)
-    for (int j = 0; j < 4; j++) {
-        w16 p = _mm512_add_ps(_mm512_shuffle_f32x4(a[0][j], a[1][j], 0x44),
-                              _mm512_shuffle_f32x4(a[0][j], a[1][j], 0xee));
-        w16 q = _mm512_add_ps(_mm512_shuffle_f32x4(a[2][j], a[3][j], 0x44),
-                              _mm512_shuffle_f32x4(a[2][j], a[3][j], 0xee));
-        row[j] = _mm512_add_ps(_mm512_shuffle_f32x4(p, q, 0x88), _mm512_shuffle_f32x4(p, q, 0xdd));
-    }
-#define LOW_PAIRS(x, y)  _mm512_shuffle_ps(x, y, 0x44)
-#define HIGH_PAIRS(x, y) _mm512_shuffle_ps(x, y, 0xee)
-    w16 p = _mm512_add_ps(LOW_PAIRS(row[0], row[1]), HIGH_PAIRS(row[0], row[1]));
-    w16 q = _mm512_add_ps(LOW_PAIRS(row[2], row[3]), HIGH_PAIRS(row[2], row[3]));
-#undef LOW_PAIRS
-#undef HIGH_PAIRS
+    w16 p = fold_lanes(fold_to_lanes(&a[0][0], 4), fold_to_lanes(&a[0][1], 4));
+    w16 q = fold_lanes(fold_to_lanes(&a[0][2], 4), fold_to_lanes(&a[0][3], 4));
     w16 sums = _mm512_add_ps(_mm512_shuffle_ps(p, q, 0x88), _mm512_shuffle_ps(p, q, 0xdd));
     _mm_storeu_ps(out[0], _mm512_castps512_ps128(sums));
     _mm_storeu_ps(out[1], _mm512_extractf32x4_ps(sums, 1));
