@@ -508,12 +508,11 @@ INLINE w16 w16_half1(const uint8_t *p) { /* one half, 16 times */
     return (w16){x, x};
 }
 /* Rounded half to even, saturated to int8. */
-INLINE void w16_store_bytes(int8_t *p, w16 x) {
-    __m256i words = _mm256_packs_epi32(_mm256_cvtps_epi32(x.a), _mm256_cvtps_epi32(x.b));
-    words = _mm256_permute4x64_epi64(words, 0xd8);
-    __m128i bytes =
-        _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
-    _mm_storeu_si128((void *)p, bytes);
+INLINE b32 b32_round(w16 x, w16 y) {
+    __m256i first = _mm256_packs_epi32(_mm256_cvtps_epi32(x.a), _mm256_cvtps_epi32(x.b));
+    __m256i second = _mm256_packs_epi32(_mm256_cvtps_epi32(y.a), _mm256_cvtps_epi32(y.b));
+    return _mm256_permutevar8x32_epi32(_mm256_packs_epi16(first, second),
+                                       _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
 }
 /* Folds by halves, as ref.c's fold16. */
 INLINE __m128 w16_fold_to4(w16 x) {

@@ -179,8 +179,9 @@ INLINE w16 w16_bytes(const int8_t *p) {
 INLINE w16 w16_half1(const uint8_t *p) {
     return _mm512_cvtph_ps(_mm256_set1_epi16(half_bits(p)));
 }
-INLINE void w16_store_bytes(int8_t *p, w16 x) {
-    _mm_storeu_si128((void *)p, _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(x)));
+INLINE b32 b32_round(w16 x, w16 y) {
+    return _mm256_set_m128i(_mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(y)),
+                            _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(x)));
 }
 INLINE __m128 w16_fold_to4(w16 x) {
     __m256 eight = _mm256_add_ps(_mm512_castps512_ps256(x), _mm512_extractf32x8_ps(x, 1));

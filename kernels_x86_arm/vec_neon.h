@@ -649,11 +649,15 @@ INLINE w16 w16_half1(const uint8_t *p) {
     float32x4_t x = vcvt_f32_f16(vreinterpret_f16_u16(vdup_n_u16((uint16_t)half_bits(p))));
     return (w16){{x, x, x, x}};
 }
-INLINE void w16_store_bytes(int8_t *p, w16 x) {
+INLINE uint8x16_t rounded16(w16 x) {
     int16x4_t words[4];
     W16_EACH words[i] = vqmovn_s32(vcvtnq_s32_f32(x.v[i]));
-    vst1_s8(p, vqmovn_s16(vcombine_s16(words[0], words[1])));
-    vst1_s8(p + 8, vqmovn_s16(vcombine_s16(words[2], words[3])));
+    int8x8_t low = vqmovn_s16(vcombine_s16(words[0], words[1]));
+    int8x8_t high = vqmovn_s16(vcombine_s16(words[2], words[3]));
+    return vreinterpretq_u8_s8(vcombine_s8(low, high));
+}
+INLINE b32 b32_round(w16 x, w16 y) {
+    return (b32){rounded16(x), rounded16(y)};
 }
 INLINE float w16_fold(w16 x) {
     float32x4_t four = vaddq_f32(vaddq_f32(x.v[0], x.v[2]), vaddq_f32(x.v[1], x.v[3]));

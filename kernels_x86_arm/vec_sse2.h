@@ -445,10 +445,13 @@ INLINE w16 w16_half1(const uint8_t *p) {
     __m128 x = widen_halves(_mm_set1_epi32(half_bits(p)));
     return (w16){{x, x, x, x}};
 }
-INLINE void w16_store_bytes(int8_t *p, w16 x) {
+INLINE __m128i rounded16(w16 x) {
     __m128i low = _mm_packs_epi32(_mm_cvtps_epi32(x.v[0]), _mm_cvtps_epi32(x.v[1]));
     __m128i high = _mm_packs_epi32(_mm_cvtps_epi32(x.v[2]), _mm_cvtps_epi32(x.v[3]));
-    _mm_storeu_si128((void *)p, _mm_packs_epi16(low, high));
+    return _mm_packs_epi16(low, high);
+}
+INLINE b32 b32_round(w16 x, w16 y) {
+    return (b32){rounded16(x), rounded16(y)};
 }
 INLINE float w16_fold(w16 x) {
     __m128 four = _mm_add_ps(_mm_add_ps(x.v[0], x.v[2]), _mm_add_ps(x.v[1], x.v[3]));
