@@ -137,6 +137,9 @@ typedef struct lp_kernels {
     void (*matmul)(const lp_matmul *task, size_t n_begin, size_t n_end, void *scratch);
     size_t weight_row_group;
     size_t matmul_scratch;
+    /* Which memory a call with one activation row reads first: this many streams at once, the first
+     * from weight row n_begin on, the others *rows_apart rows from each other. */
+    size_t (*streams)(const lp_matmul *task, size_t n_begin, size_t n_end, size_t *rows_apart);
 
     /* One row of a weight matrix to float32 (embedding lookup). n: a whole number of blocks. */
     void (*dequantize_row)(uint32_t type, const void *row, float *out, size_t n);

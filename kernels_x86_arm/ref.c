@@ -567,6 +567,12 @@ static void rope(float *head, const float *cos_sin, size_t n_rot, bool neox) {
     }
 }
 
+static size_t streams(const lp_matmul *t, size_t n_begin, size_t n_end, size_t *rows_apart) {
+    (void)t, (void)n_begin, (void)n_end;
+    *rows_apart = 0;
+    return 1;
+}
+
 const lp_kernels lp_kernels_ref = {
     .name = "ref",
     .description = "plain C, the specification: any processor",
@@ -575,6 +581,7 @@ const lp_kernels lp_kernels_ref = {
     .act_row_group = 1,
     .matmul = matmul,
     .weight_row_group = 1,
+    .streams = streams,
     .matmul_scratch = 64,
     .dequantize_row = lp_dequantize,
     .attention = attention,

@@ -144,6 +144,25 @@ def test_result_does_not_depend_on_the_cut(lib: Any, ffi: Any, name: str, mode: 
                     assert np.isnan(np.delete(out, np.s_[begin:end], axis=1)).all(), where
 
 
+@pytest.mark.parametrize(("name", "mode"), [("Q4_0", INT8), ("Q6_K", INT8), ("BF16", FLOAT)])
+def test_streams_begin_within_their_rows(lib: Any, ffi: Any, name: str, mode: int) -> None:
+    """What a waiting thread asks for: memory of the chunk, from row n_begin on."""
+    kind, n_in = cases.BY_NAME[name], 2048
+    row_bytes = kind.row_bytes(n_in)
+    apart = ffi.new("size_t *")
+    for level in cases.levels(lib):
+        for rows in (1, 7, 32, 448, 512, 2048):
+            task = ffi.new("lp_matmul *")
+            task.type, task.kind = kind.id, lib.lp_act_kind_for(kind.id, mode)
+            task.n_in, task.n_out, task.row_bytes, task.n_rows = n_in, 4096, row_bytes, 1
+            count = level.streams(task, 96, 96 + rows, apart)
+            assert 1 <= count <= 64
+            assert (count - 1) * apart[0] < rows + count
+            if cases.name_of(ffi, level) != "ref":
+                assert count > 1
+                assert apart[0] >= 1
+
+
 def test_many_rows_and_long_rows(lib: Any, ffi: Any) -> None:
     """More rows than a sweep holds, and more of K than a panel holds."""
     for name in ("Q4_1", "Q8_0", "Q6_K", "F16"):

@@ -25,7 +25,12 @@
 #include "engine/rope.h"
 #include "engine/shares.h"
 
-enum { LEAST_COLUMNS = 32, LEAST_BYTES = 128 << 10 };
+enum {
+    LEAST_COLUMNS = 32,
+    LEAST_BYTES = 128 << 10,
+    AHEAD_BYTES = 128 << 10, /* of a thread */
+    FEW_ROWS = 8
+};
 
 static unsigned kind_bit(const lp_engine *e, const lp_weight *w) {
     return w->data ? 1u << lp_act_kind_for(w->type, e->act) : 0u;
@@ -170,20 +175,26 @@ typedef struct column_job {
     size_t first[MOST_PRODUCTS]; /* this product's first column among those of all */
     lp_shares shares;            /* of the columns; of a gated pair: of each one's */
     const lp_layer *layer;       /* of the gated pair */
+    const lp_weight *next;       /* the weight that the next product begins with; NULL: none */
+    size_t next_columns;         /* of all that product's weights */
 } column_job;
 
+static lp_matmul matmul_of(lp_engine *e, const lp_weight *w, size_t n_rows, float *out) {
+    lp_act_kind kind = lp_act_kind_for(w->type, e->act);
+    return (lp_matmul){.type = w->type,
+                       .weights = w->data,
+                       .row_bytes = w->row_bytes,
+                       .n_in = w->n_in,
+                       .n_out = w->n_out,
+                       .kind = kind,
+                       .acts = e->acts[kind],
+                       .n_rows = n_rows,
+                       .out = out,
+                       .out_stride = w->n_out};
+}
+
 static void add_product(column_job *j, const lp_weight *w, size_t n_rows, float *out) {
-    lp_act_kind kind = lp_act_kind_for(w->type, j->e->act);
-    j->product[j->n_products++] = (lp_matmul){.type = w->type,
-                                              .weights = w->data,
-                                              .row_bytes = w->row_bytes,
-                                              .n_in = w->n_in,
-                                              .n_out = w->n_out,
-                                              .kind = kind,
-                                              .acts = j->e->acts[kind],
-                                              .n_rows = n_rows,
-                                              .out = out,
-                                              .out_stride = w->n_out};
+    j->product[j->n_products++] = matmul_of(j->e, w, n_rows, out);
 }
 
 /* What chunks of columns begin at multiples of. */
@@ -195,12 +206,36 @@ static size_t column_unit(const lp_engine *e) {
 
 /* With few rows a chunk takes as long as reading its weights, and its first lines are waited for.
  */
+static lp_shares shares_of(const lp_engine *e, size_t row_bytes, size_t n_rows, size_t total) {
+    size_t least = LEAST_BYTES / (row_bytes * n_rows);
+    return lp_shares_of(total, column_unit(e), least, (size_t)lp_pool_threads(e->pool));
+}
+
+/* Threads that wait for the others, or for a row's norms, have the next weights come nearer. */
+static void look_ahead(const column_job *j) {
+    lp_ahead ahead = {0};
+    const lp_weight *w = j->next;
+    size_t n_rows = j->product[0].n_rows;
+    if (w && n_rows <= FEW_ROWS) {
+        lp_shares shares = shares_of(j->e, w->row_bytes, n_rows, j->next_columns);
+        size_t begin, end, second, unused, rows_apart;
+        lp_shares_get(&shares, 0, &begin, &end);
+        lp_shares_get(&shares, 1, &second, &unused);
+        lp_matmul product = matmul_of(j->e, w, n_rows, NULL);
+        ahead.streams = j->e->kernels->streams(&product, begin, end, &rows_apart);
+        ahead.begin = w->data;
+        ahead.per_thread = second * w->row_bytes;
+        ahead.per_stream = rows_apart * w->row_bytes;
+        ahead.bytes = lp_smaller_of(AHEAD_BYTES / ahead.streams, ahead.per_stream);
+    }
+    lp_pool_ahead(j->e->pool, &ahead);
+}
+
 static void run_columns(column_job *j, lp_pool_body body, size_t total) {
-    lp_pool *pool = j->e->pool;
     const lp_matmul *first = &j->product[0];
-    size_t least = LEAST_BYTES / (first->row_bytes * first->n_rows);
-    j->shares = lp_shares_of(total, column_unit(j->e), least, (size_t)lp_pool_threads(pool));
-    lp_pool_run(pool, body, j, lp_shares_count(&j->shares));
+    j->shares = shares_of(j->e, first->row_bytes, first->n_rows, total);
+    look_ahead(j);
+    lp_pool_run(j->e->pool, body, j, lp_shares_count(&j->shares));
 }
 
 static void run_product_chunk(void *job, size_t chunk, int thread) {
@@ -217,17 +252,24 @@ static void run_product_chunk(void *job, size_t chunk, int thread) {
     }
 }
 
+/* Columns of a product among those of several, which begin at whole units. */
+static size_t span_of(const lp_engine *e, size_t n_out) {
+    size_t unit = column_unit(e);
+    return lp_divide_up(n_out, unit) * unit;
+}
+
 static void run_products(column_job *j) {
-    size_t total = 0, unit = column_unit(j->e);
+    size_t total = 0;
     for (size_t i = 0; i < j->n_products; i++) {
         j->first[i] = total;
-        total += lp_divide_up(j->product[i].n_out, unit) * unit;
+        total += span_of(j->e, j->product[i].n_out);
     }
     run_columns(j, run_product_chunk, total);
 }
 
-static void project(lp_engine *e, const lp_weight *w, size_t n_rows, float *out) {
-    column_job j = {.e = e};
+static void project(lp_engine *e, const lp_weight *w, size_t n_rows, float *out,
+                    const lp_weight *next, size_t next_columns) {
+    column_job j = {.e = e, .next = next, .next_columns = next_columns};
     add_product(&j, w, n_rows, out);
     run_products(&j);
 }
@@ -266,7 +308,8 @@ static void run_gate_chunk(void *job, size_t chunk, int thread) {
 }
 
 static void run_gate(lp_engine *e, const lp_layer *layer, size_t n_rows) {
-    column_job j = {.e = e, .layer = layer};
+    const lp_weight *down = &layer->w[LP_ROLE_DOWN];
+    column_job j = {.e = e, .layer = layer, .next = down, .next_columns = down->n_out};
     add_product(&j, &layer->w[LP_ROLE_GATE], n_rows, e->gate);
     add_product(&j, &layer->w[LP_ROLE_UP], n_rows, e->up);
     run_columns(&j, run_gate_chunk, layer->n_ff);
@@ -284,7 +327,8 @@ static void run_qkv(lp_engine *e, const lp_layer *layer) {
                        .source = e->tmp,
                        .n_in = e->model->n_embd,
                        .n_rows = e->n_rows});
-    column_job j = {.e = e};
+    const lp_weight *o = &w[LP_ROLE_O];
+    column_job j = {.e = e, .next = o, .next_columns = o->n_out};
     add_product(&j, &w[LP_ROLE_Q], e->n_rows, e->q);
     add_product(&j, &w[LP_ROLE_K], e->n_rows, e->k);
     add_product(&j, &w[LP_ROLE_V], e->n_rows, e->v);
@@ -300,7 +344,7 @@ static void run_attention_output(lp_engine *e, const lp_layer *layer, size_t n_r
                        .source = e->attn,
                        .n_in = o->n_in,
                        .n_rows = n_rows});
-    project(e, o, n_rows, e->tmp);
+    project(e, o, n_rows, e->tmp, &layer->w[LP_ROLE_GATE], layer->n_ff);
 }
 
 static void run_ffn(lp_engine *e, const lp_layer *layer, size_t n_rows) {
@@ -320,7 +364,15 @@ static void run_ffn(lp_engine *e, const lp_layer *layer, size_t n_rows) {
                        .source = e->gate,
                        .n_in = layer->n_ff,
                        .n_rows = n_rows});
-    project(e, down, n_rows, e->tmp);
+    const lp_layer *after = layer + 1;
+    if (after < e->model->layers + e->model->n_layer) {
+        const lp_weight *q = &after->w[LP_ROLE_Q];
+        size_t columns = span_of(e, q->n_out) + span_of(e, after->w[LP_ROLE_K].n_out) +
+                         span_of(e, after->w[LP_ROLE_V].n_out);
+        project(e, down, n_rows, e->tmp, q, columns);
+    } else {
+        project(e, down, n_rows, e->tmp, &e->model->output, e->model->n_vocab);
+    }
 }
 
 /* Moves the selected rows of the stream to the front; they ascend, so none is overwritten early. */
@@ -341,7 +393,7 @@ static void run_output(lp_engine *e, const lp_layer *last) {
                        .source = e->tmp,
                        .n_in = m->n_embd,
                        .n_rows = e->n_selected});
-    project(e, &m->output, e->n_selected, e->logits);
+    project(e, &m->output, e->n_selected, e->logits, NULL, 0);
     if (m->final_softcap <= 0) return;
     for (size_t i = 0; i < e->n_selected * m->n_vocab; i++)
         e->logits[i] = m->final_softcap * tanhf(e->logits[i] / m->final_softcap);

@@ -25,6 +25,7 @@
 #define SPIN_SECONDS 80e-6
 #define CLOSED       UINT32_MAX
 #define STACK_BYTES  ((size_t)1 << 20)
+#define LINE         64
 
 typedef struct worker {
     lp_pool *pool;
@@ -40,6 +41,10 @@ struct lp_pool {
     atomic_size_t n_chunks;
     _Alignas(64) atomic_int sleepers;
     atomic_bool closing;
+    /* lp_ahead; read piece by piece, since a mixture of two does no harm */
+    _Alignas(64) atomic_uint ahead_number;
+    atomic_uintptr_t begin;
+    atomic_size_t per_thread, per_stream, streams, bytes;
     lp_mutex *mutex; /* guards the sleep */
     lp_condition *wake;
     worker *workers; /* n_threads - 1, owned */
@@ -66,6 +71,37 @@ static void work(lp_pool *pool, uint32_t number, int thread) {
     }
 }
 
+/* What a thread has asked for of the memory ahead. */
+typedef struct asked {
+    unsigned number;
+    size_t bytes; /* of each stream */
+} asked;
+
+/* Something to do while waiting: the next line of each stream, or rest. */
+static void ask_ahead(lp_pool *pool, int thread, asked *asked) {
+    unsigned number = atomic_load_explicit(&pool->ahead_number, memory_order_relaxed);
+    if (asked->number != number) asked->number = number, asked->bytes = 0;
+    if (asked->bytes >= atomic_load_explicit(&pool->bytes, memory_order_relaxed)) {
+        lp_cpu_relax();
+        return;
+    }
+    uintptr_t at = atomic_load_explicit(&pool->begin, memory_order_relaxed) + asked->bytes;
+    at += (uintptr_t)thread * atomic_load_explicit(&pool->per_thread, memory_order_relaxed);
+    size_t streams = atomic_load_explicit(&pool->streams, memory_order_relaxed);
+    size_t apart = atomic_load_explicit(&pool->per_stream, memory_order_relaxed);
+    for (size_t s = 0; s < streams; s++, at += apart) __builtin_prefetch((const void *)at, 0, 2);
+    asked->bytes += LINE;
+}
+
+void lp_pool_ahead(lp_pool *pool, const lp_ahead *ahead) {
+    atomic_store_explicit(&pool->begin, (uintptr_t)ahead->begin, memory_order_relaxed);
+    atomic_store_explicit(&pool->per_thread, ahead->per_thread, memory_order_relaxed);
+    atomic_store_explicit(&pool->per_stream, ahead->per_stream, memory_order_relaxed);
+    atomic_store_explicit(&pool->streams, ahead->streams, memory_order_relaxed);
+    atomic_store_explicit(&pool->bytes, ahead->bytes, memory_order_relaxed);
+    atomic_fetch_add_explicit(&pool->ahead_number, 1, memory_order_relaxed);
+}
+
 static uint32_t number_now(lp_pool *pool) {
     return (uint32_t)(atomic_load(&pool->ticket) >> 32);
 }
@@ -79,12 +115,13 @@ static bool has_news(lp_pool *pool, uint32_t seen) {
 }
 
 /* Returns when has_news. */
-static void await(lp_pool *pool, uint32_t seen) {
+static void await(lp_pool *pool, int thread, uint32_t seen) {
     double start = lp_clock_seconds();
+    asked asked = {0};
     while (!pool->crowded) {
         for (int i = 0; i < 32; i++) {
             if (has_news(pool, seen)) return;
-            lp_cpu_relax();
+            ask_ahead(pool, thread, &asked);
         }
         if (lp_clock_seconds() - start > SPIN_SECONDS) break;
     }
@@ -100,7 +137,7 @@ static void worker_main(void *argument) {
     worker *self = argument;
     uint32_t seen = 0;
     for (;;) {
-        await(self->pool, seen);
+        await(self->pool, self->index, seen);
         if (atomic_load(&self->pool->closing)) return;
         seen = number_now(self->pool);
         work(self->pool, seen, self->index);
@@ -166,10 +203,11 @@ int lp_pool_threads(const lp_pool *pool) {
 
 /* Waits for chunks that other threads still hold: briefly, then leaving them the core. */
 static void finish(lp_pool *pool, size_t n_chunks) {
+    asked asked = {0};
     for (int round = pool->crowded ? 4096 : 0;
          atomic_load_explicit(&pool->done, memory_order_acquire) != n_chunks; round++) {
         if (round < 4096) {
-            lp_cpu_relax();
+            ask_ahead(pool, 0, &asked);
         } else if (round < 8192) {
             lp_thread_yield();
         } else {
