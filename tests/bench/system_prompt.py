@@ -27,7 +27,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from start import measure
+from start import Starter, run
 
 QUESTION = (
     "Tell me in one sentence what makes the sea look blue on a clear summer"  # raw, it goes on
@@ -91,7 +91,7 @@ def main() -> None:
             for name, command in commands.items():
                 if name == "fresh" and turn % 5:
                     continue
-                seconds = measure(command).first_token
+                seconds = run(Starter(name, tuple(command), ()), "warm")["first_token"]
                 if turn or name == "fresh":  # the first round warms up
                     times[name].append(seconds)
     print(f"system prompt: {tokens} tokens evaluated at build time")
