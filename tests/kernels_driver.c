@@ -255,6 +255,9 @@ static int check(const lp_kernels *level) {
         if (type->block_len > 1) {
             size_t n_in = type->block_len == 32 ? 80 * 32 : 9 * 256;
             bad |= compare_matmul(level, type, LP_ACT_INT8, n_in, 8), count++;
+        } else { /* whole vectors, more than a stretch of them */
+            bad |= compare_matmul(level, type, LP_ACT_INT8, 2112, 2), count++;
+            bad |= compare_matmul(level, type, LP_ACT_F32, 2112, 2), count++;
         }
         for (size_t k = 1; k <= 3; k++) {
             size_t n_in = type->block_len == 1 ? k * 37 : k * type->block_len;

@@ -119,11 +119,15 @@ def test_integer_sums_are_exact(lib: Any, ffi: Any, name: str) -> None:
 
 
 @pytest.mark.parametrize("mode", [INT8, FLOAT], ids=["int8", "f32"])
-@pytest.mark.parametrize("name", cases.NAMES)
-def test_result_does_not_depend_on_the_cut(lib: Any, ffi: Any, name: str, mode: int) -> None:
+@pytest.mark.parametrize(
+    ("name", "n_in"),
+    [(name, 512 if cases.BY_NAME[name].block > 1 else 531) for name in cases.NAMES]
+    + [("F32", 1088), ("BF16", 2112)],  # whole vectors, which are read where they lie
+)
+def test_result_does_not_depend_on_the_cut(
+    lib: Any, ffi: Any, name: str, n_in: int, mode: int
+) -> None:
     """Batch size, row lists, ranges of columns and strides leave every bit as it is."""
-    kind = cases.BY_NAME[name]
-    n_in = 512 if kind.block > 1 else 531
     for level in cases.levels(lib):
         p = product(lib, ffi, name, mode, 75, n_in, 40, 5)
         acts = p.acts(level)
@@ -144,9 +148,11 @@ def test_result_does_not_depend_on_the_cut(lib: Any, ffi: Any, name: str, mode: 
                     assert np.isnan(np.delete(out, np.s_[begin:end], axis=1)).all(), where
 
 
-@pytest.mark.parametrize(("name", "mode"), [("Q4_0", INT8), ("Q6_K", INT8), ("BF16", FLOAT)])
-def test_streams_begin_within_their_rows(lib: Any, ffi: Any, name: str, mode: int) -> None:
-    """What a waiting thread asks for: memory of the chunk, from row n_begin on."""
+@pytest.mark.parametrize(
+    ("name", "mode"), [("Q4_0", INT8), ("Q6_K", INT8), ("BF16", INT8), ("F16", FLOAT)]
+)
+def test_streams_share_their_rows(lib: Any, ffi: Any, name: str, mode: int) -> None:
+    """What a waiting thread asks for: pieces of the chunk, the last one maybe short or empty."""
     kind, n_in = cases.BY_NAME[name], 2048
     row_bytes = kind.row_bytes(n_in)
     apart = ffi.new("size_t *")
@@ -165,7 +171,7 @@ def test_streams_begin_within_their_rows(lib: Any, ffi: Any, name: str, mode: in
 
 def test_many_rows_and_long_rows(lib: Any, ffi: Any) -> None:
     """More rows than a sweep holds, and more of K than a panel holds."""
-    for name in ("Q4_1", "Q8_0", "Q6_K", "F16"):
+    for name in ("Q4_1", "Q8_0", "Q6_K", "F16", "F32", "BF16"):
         for n_in, rows in ((256, 1030), (8192, 9)):
             p = product(lib, ffi, name, INT8, 33, n_in, rows, 6)
             for level in cases.levels(lib)[:-1]:
@@ -249,7 +255,7 @@ class Guarded:
 @pytest.mark.parametrize("name", cases.NAMES)
 def test_no_read_past_the_end(lib: Any, ffi: Any, name: str) -> None:
     kind = cases.BY_NAME[name]
-    sizes = [kind.block, 3 * kind.block] if kind.block > 1 else [1, 5, 16, 21, 47]
+    sizes = [kind.block, 3 * kind.block] if kind.block > 1 else [1, 5, 16, 21, 47, 64]
     for n_in, rows, mode in itertools.product(sizes, (1, 3, 7), (INT8, FLOAT)):
         p = product(lib, ffi, name, mode, 5, n_in, rows, 10)
         plain = p.weights

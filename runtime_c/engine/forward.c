@@ -25,12 +25,7 @@
 #include "engine/rope.h"
 #include "engine/shares.h"
 
-enum {
-    LEAST_COLUMNS = 32,
-    LEAST_BYTES = 128 << 10,
-    AHEAD_BYTES = 128 << 10, /* of a thread */
-    FEW_ROWS = 8
-};
+enum { LEAST_COLUMNS = 32, LEAST_BYTES = 128 << 10, AHEAD_BYTES = 128 << 10 /* of a thread */ };
 
 static unsigned kind_bit(const lp_engine *e, const lp_weight *w) {
     return w->data ? 1u << lp_act_kind_for(w->type, e->act) : 0u;
@@ -211,17 +206,20 @@ static lp_shares shares_of(const lp_engine *e, size_t row_bytes, size_t n_rows, 
     return lp_shares_of(total, column_unit(e), least, (size_t)lp_pool_threads(e->pool));
 }
 
-/* Threads that wait for the others, or for a row's norms, have the next weights come nearer. */
+/* Threads that wait for the others, or for a row's norms, have the next weights come nearer: what
+ * each will read first if it takes the chunk of its number, and that chunk is of the first weight.
+ */
 static void look_ahead(const column_job *j) {
     lp_ahead ahead = {0};
     const lp_weight *w = j->next;
     size_t n_rows = j->product[0].n_rows;
-    if (w && n_rows <= FEW_ROWS) {
+    if (w && n_rows == 1) {
         lp_shares shares = shares_of(j->e, w->row_bytes, n_rows, j->next_columns);
         size_t begin, end, second, unused, rows_apart;
         lp_shares_get(&shares, 0, &begin, &end);
         lp_shares_get(&shares, 1, &second, &unused);
         lp_matmul product = matmul_of(j->e, w, n_rows, NULL);
+        end = lp_smaller_of(end, w->n_out);
         ahead.streams = j->e->kernels->streams(&product, begin, end, &rows_apart);
         ahead.begin = w->data;
         ahead.per_thread = second * w->row_bytes;

@@ -72,13 +72,13 @@ static void work(lp_pool *pool, uint32_t number, int thread) {
 }
 
 /* What a thread has asked for of the memory ahead. */
-typedef struct asked {
+typedef struct ahead_place {
     unsigned number;
     size_t bytes; /* of each stream */
-} asked;
+} ahead_place;
 
 /* Something to do while waiting: the next line of each stream, or rest. */
-static void ask_ahead(lp_pool *pool, int thread, asked *asked) {
+static void ask_ahead(lp_pool *pool, int thread, ahead_place *asked) {
     unsigned number = atomic_load_explicit(&pool->ahead_number, memory_order_relaxed);
     if (asked->number != number) asked->number = number, asked->bytes = 0;
     if (asked->bytes >= atomic_load_explicit(&pool->bytes, memory_order_relaxed)) {
@@ -117,7 +117,7 @@ static bool has_news(lp_pool *pool, uint32_t seen) {
 /* Returns when has_news. */
 static void await(lp_pool *pool, int thread, uint32_t seen) {
     double start = lp_clock_seconds();
-    asked asked = {0};
+    ahead_place asked = {0};
     while (!pool->crowded) {
         for (int i = 0; i < 32; i++) {
             if (has_news(pool, seen)) return;
@@ -203,7 +203,7 @@ int lp_pool_threads(const lp_pool *pool) {
 
 /* Waits for chunks that other threads still hold: briefly, then leaving them the core. */
 static void finish(lp_pool *pool, size_t n_chunks) {
-    asked asked = {0};
+    ahead_place asked = {0};
     for (int round = pool->crowded ? 4096 : 0;
          atomic_load_explicit(&pool->done, memory_order_acquire) != n_chunks; round++) {
         if (round < 4096) {

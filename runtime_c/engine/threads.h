@@ -11,9 +11,8 @@ typedef struct lp_pool lp_pool;
  * on one chunk at a time. */
 typedef void (*lp_pool_body)(void *job, size_t chunk, int thread);
 
-/* Memory that the next job will read: thread t begins with `streams` pieces at begin + t *
- * per_thread
- * + s * per_stream, of which `bytes` of each are worth asking for. */
+/* Memory that the next job will read: thread t probably begins with `streams` pieces, number s at
+ * begin + t * per_thread + s * per_stream, of which `bytes` of each are worth asking for. */
 typedef struct lp_ahead {
     const uint8_t *begin;
     size_t per_thread, per_stream, streams, bytes;
