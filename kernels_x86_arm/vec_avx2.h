@@ -107,34 +107,84 @@ INLINE di di_dot(b32 w, b32 a, int signed_bytes) {
 #endif
 }
 
+/* Nibbles of 16 bytes of two rows, a row in each half of a register: low ones, then high ones. */
+#define VEC_NIBBLE_PAIRS
+INLINE void b32_nibble_pair(const uint8_t *p, const uint8_t *q, b32 out[2]) {
+    __m128i low = _mm_loadu_si128((const void *)p), high = _mm_loadu_si128((const void *)q);
+    __m256i both = _mm256_inserti128_si256(_mm256_castsi128_si256(low), high, 1);
+    out[0] = b32_and(both, b32_set1(15));
+    out[1] = b32_and(b32_shr(both, 4), b32_set1(15));
+}
+INLINE b32 b32_load_twice(const void *p) { /* 16 bytes */
+    return _mm256_broadcastsi128_si256(_mm_loadu_si128(p));
+}
+/* Four partial sums per row; without VNNI eight products of at most 15 * 127 are 16-bit sums. */
+INLINE di di_dot_pair(const b32 nibbles[2], b32 a_low, b32 a_high) {
+#ifdef VEC_VNNI
+    return VEC_DPBUSD(VEC_DPBUSD(_mm256_setzero_si256(), nibbles[0], a_low), nibbles[1], a_high);
+#else
+    __m256i low = _mm256_maddubs_epi16(nibbles[0], a_low);
+    __m256i high = _mm256_maddubs_epi16(nibbles[1], a_high);
+    return _mm256_madd_epi16(_mm256_add_epi16(low, high), _mm256_set1_epi16(1));
+#endif
+}
+/* Lanes i and i + 4 of the result: the sums of the halves of p[i]. */
+INLINE di di_fold_pairs(const di p[4]) {
+    __m256i a =
+        _mm256_add_epi32(_mm256_unpacklo_epi32(p[0], p[1]), _mm256_unpackhi_epi32(p[0], p[1]));
+    __m256i b =
+        _mm256_add_epi32(_mm256_unpacklo_epi32(p[2], p[3]), _mm256_unpackhi_epi32(p[2], p[3]));
+    return _mm256_add_epi32(_mm256_unpacklo_epi64(a, b), _mm256_unpackhi_epi64(a, b));
+}
+
+#define DECODE_UNROLLED 1
+
 /* acc + the products of the words of x and y, two to a lane. As text: the compiler takes VPDPWSSD
  * apart to shorten chains, of which there are enough here. */
 INLINE di di_dot_words(di acc, __m256i x, __m256i y) {
 #ifdef VEC_DPWSSD_TEXT
-    __asm__(VEC_DPWSSD_TEXT : "+x"(acc) : "x"(x), "x"(y));
+    __asm__(VEC_DPWSSD_TEXT : "+v"(acc) : "v"(x), "v"(y));
     return acc;
 #else
     return _mm256_add_epi32(acc, _mm256_madd_epi16(x, y));
 #endif
 }
+/* The same with the two words at p for every lane. */
+INLINE di di_dot_words_at(di acc, __m256i x, const int32_t *p) {
+#ifdef VEC_DPWSSD_AT_TEXT
+    __asm__(VEC_DPWSSD_AT_TEXT : "+v"(acc) : "v"(x), "m"(*p));
+    return acc;
+#else
+    return di_dot_words(acc, x, _mm256_set1_epi32(*p));
+#endif
+}
 
-/* Scales of a row's block as words: of sixteen the even ones in the low half, the odd ones in the
- * high half; of eight all in both. */
+/* Eight scales each of DL rows, twice as words, to be spread over a register by its load. */
+typedef struct kr8 {
+    int32_t words[8][DL];
+} kr8;
+typedef const int32_t *kr8_row;
+INLINE kr8_row kr8_of(const kr8 *scales, int row) {
+    return &scales->words[0][row];
+}
+/* acc + scale j * (32 products). */
+INLINE di di_dot_scaled8(di acc, b32 w, b32 a, kr8_row scales, int j) {
+    return di_dot_words_at(acc, _mm256_maddubs_epi16(w, a), scales + j * DL);
+}
+
+/* A row's sixteen scales as words: the even ones in the low half, the odd ones in the high half. */
 typedef __m256i kr;
 INLINE kr kr_load16(const void *p) {
     const __m128i apart = _mm_setr_epi8(0, 2, 4, 6, 8, 10, 12, 14, 1, 3, 5, 7, 9, 11, 13, 15);
     return _mm256_cvtepi8_epi16(_mm_shuffle_epi8(_mm_loadu_si128(p), apart));
 }
-INLINE kr kr_load8(const void *p) {
-    return _mm256_broadcastsi128_si256(_mm_cvtepu8_epi16(_mm_loadl_epi64(p)));
-}
-
-/* acc + scale i0 * (first 16 products) + scale i1 * (last 16): 2j and 2j + 1 of sixteen, the same
- * of eight. A sum of two products fits in 16 bits: 2 * 63 * 127 = 16002. */
+/* acc + scale i0 * (first 16 products) + scale i1 * (last 16): 2j and 2j + 1. A sum of two products
+ * fits in 16 bits: 2 * 63 * 127 = 16002. As text: the compiler makes two shuffles of the one. */
 INLINE di di_dot_scaled(di acc, b32 w, b32 a, kr scales, int i0, int i1) {
-    const int word = i0 == i1 ? i0 : i0 / 2;
-    const __m256i pick = _mm256_set1_epi16((int16_t)(((2 * word + 1) << 8) | (2 * word)));
-    return di_dot_words(acc, _mm256_maddubs_epi16(w, a), _mm256_shuffle_epi8(scales, pick));
+    (void)i1;
+    __m256i scale, pick = _mm256_set1_epi16((int16_t)(((i0 + 1) << 8) | i0));
+    __asm__("vpshufb %2, %1, %0" : "=v"(scale) : "v"(scales), "v"(pick));
+    return di_dot_words(acc, _mm256_maddubs_epi16(w, a), scale);
 }
 
 /* acc - 2^shift * scales * sums, 16 of each. */
@@ -159,14 +209,6 @@ INLINE void di_rows16(const uint8_t *const row[DL], size_t at, di out[4]) {
     out[2] = _mm256_unpacklo_epi64(c, d);
     out[3] = _mm256_unpackhi_epi64(c, d);
 }
-/* Eight bytes per row: lane i of a, then of b. */
-INLINE void di_store_pairs(uint8_t out[DL][8], di a, di b) {
-    __m256i low = _mm256_unpacklo_epi32(a, b), high = _mm256_unpackhi_epi32(a, b);
-    _mm_storeu_si128((void *)out[0], _mm256_castsi256_si128(low));
-    _mm_storeu_si128((void *)out[2], _mm256_castsi256_si128(high));
-    _mm_storeu_si128((void *)out[4], _mm256_extracti128_si256(low, 1));
-    _mm_storeu_si128((void *)out[6], _mm256_extracti128_si256(high, 1));
-}
 INLINE di di_and(di a, di b) {
     return _mm256_and_si256(a, b);
 }
@@ -182,6 +224,13 @@ INLINE di di_pick(di x, int i0, int i1) {
     return _mm256_shuffle_epi8(x,
                                _mm256_setr_epi32(low, low + step, low + 2 * step, low + 3 * step,
                                                  low, low + step, low + 2 * step, low + 3 * step));
+}
+/* Eight scales of each row: the bytes of a lane of a, then of b. */
+INLINE void kr8_store(kr8 *out, di a, di b) {
+    for (int j = 0; j < 4; j++) {
+        _mm256_storeu_si256((void *)out->words[j], di_pick(a, j, j));
+        _mm256_storeu_si256((void *)out->words[4 + j], di_pick(b, j, j));
+    }
 }
 /* SCALE_CODE of each lane's byte i. */
 INLINE di di_scale_code(di x, int i, int is_signed) {

@@ -8,10 +8,20 @@
 
 #define VEC_AVX512
 #define VEC_VNNI
-#define VEC_DPBUSD      _mm256_dpbusd_epi32
-#define VEC_DPWSSD      _mm256_dpwssd_epi32
-#define VEC_DPWSSD_TEXT "vpdpwssd %2, %1, %0"
+#define VEC_DPBUSD         _mm256_dpbusd_epi32
+#define VEC_DPWSSD         _mm256_dpwssd_epi32
+#define VEC_DPWSSD_TEXT    "vpdpwssd %2, %1, %0"
+#define VEC_DPWSSD_AT_TEXT "vpdpwssd %2%{1to8%}, %1, %0"
 #include "vec_avx2.h"
+
+/* ---- decode, with twice as many registers --------------------------------------------------- */
+
+#define DECODE_GROUP 4
+#define DECODE_HELD  1
+INLINE b32 b32_hold(b32 x) { /* in a register, and not from memory again */
+    __asm__("" : "+v"(x));
+    return x;
+}
 
 /* ---- vi, vf: the prefill tile --------------------------------------------------------------- */
 

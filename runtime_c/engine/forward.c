@@ -25,7 +25,7 @@
 #include "engine/rope.h"
 #include "engine/shares.h"
 
-enum { LEAST_COLUMNS = 32, LEAST_BYTES = 128 << 10, AHEAD_BYTES = 128 << 10 /* of a thread */ };
+enum { LEAST_COLUMNS = 32, LEAST_BYTES = 256 << 10, AHEAD_BYTES = 128 << 10 /* of a thread */ };
 
 static unsigned kind_bit(const lp_engine *e, const lp_weight *w) {
     return w->data ? 1u << lp_act_kind_for(w->type, e->act) : 0u;
