@@ -149,16 +149,6 @@ INLINE di di_dot_words(di acc, __m256i x, __m256i y) {
     return _mm256_add_epi32(acc, _mm256_madd_epi16(x, y));
 #endif
 }
-/* The same with the two words at p for every lane. */
-INLINE di di_dot_words_at(di acc, __m256i x, const int32_t *p) {
-#ifdef VEC_DPWSSD_AT_TEXT
-    __asm__(VEC_DPWSSD_AT_TEXT : "+v"(acc) : "v"(x), "m"(*p));
-    return acc;
-#else
-    return di_dot_words(acc, x, _mm256_set1_epi32(*p));
-#endif
-}
-
 /* Eight scales each of DL rows, twice as words, to be spread over a register by its load. */
 typedef struct kr8 {
     int32_t words[8][DL];
@@ -167,10 +157,6 @@ typedef const int32_t *kr8_row;
 INLINE kr8_row kr8_of(const kr8 *scales, int row) {
     return &scales->words[0][row];
 }
-/* acc + scale j * (32 products). */
-INLINE di di_dot_scaled8(di acc, b32 w, b32 a, kr8_row scales, int j) {
-    return di_dot_words_at(acc, _mm256_maddubs_epi16(w, a), scales + j * DL);
-}
 
 /* A row's sixteen scales as words: the even ones in the low half, the odd ones in the high half. */
 typedef __m256i kr;
@@ -178,14 +164,31 @@ INLINE kr kr_load16(const void *p) {
     const __m128i apart = _mm_setr_epi8(0, 2, 4, 6, 8, 10, 12, 14, 1, 3, 5, 7, 9, 11, 13, 15);
     return _mm256_cvtepi8_epi16(_mm_shuffle_epi8(_mm_loadu_si128(p), apart));
 }
-/* acc + scale i0 * (first 16 products) + scale i1 * (last 16): 2j and 2j + 1. A sum of two products
- * fits in 16 bits: 2 * 63 * 127 = 16002. As text: the compiler makes two shuffles of the one. */
-INLINE di di_dot_scaled(di acc, b32 w, b32 a, kr scales, int i0, int i1) {
-    (void)i1;
-    __m256i scale, pick = _mm256_set1_epi16((int16_t)(((i0 + 1) << 8) | i0));
+/* What 32 products are scaled by: number j of eight; 2j (the first 16) and 2j + 1 of sixteen. The
+ * compiler makes two shuffles of this one, which pays where it is used more than once and registers
+ * are short. */
+typedef __m256i ks;
+INLINE ks ks_of8(kr8_row scales, int j) {
+    return _mm256_set1_epi32(scales[j * DL]);
+}
+INLINE ks ks_of16(kr scales, int j, int once) {
+    __m256i scale, pick = _mm256_set1_epi16((int16_t)(((2 * j + 1) << 8) | (2 * j)));
+    if (!once) return _mm256_shuffle_epi8(scales, pick);
     __asm__("vpshufb %2, %1, %0" : "=v"(scale) : "v"(scales), "v"(pick));
+    return scale;
+}
+/* acc + scaled products. A sum of two fits in 16 bits: 2 * 63 * 127 = 16002. */
+INLINE di di_dot_scaled(di acc, b32 w, b32 a, ks scale, int i0, int i1) {
+    (void)i0, (void)i1;
     return di_dot_words(acc, _mm256_maddubs_epi16(w, a), scale);
 }
+#ifdef VEC_SCALED_AT
+/* The same with ks_of8(scales, j), which the instruction itself spreads. */
+INLINE di di_dot_scaled_at(di acc, b32 w, b32 a, kr8_row scales, int j) {
+    __asm__(VEC_SCALED_AT : "+v"(acc) : "v"(_mm256_maddubs_epi16(w, a)), "m"(scales[j * DL]));
+    return acc;
+}
+#endif
 
 /* acc - 2^shift * scales * sums, 16 of each. */
 INLINE di di_owed(di acc, const int8_t *scales, const int16_t *sums, int shift) {

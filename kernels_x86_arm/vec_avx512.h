@@ -8,10 +8,10 @@
 
 #define VEC_AVX512
 #define VEC_VNNI
-#define VEC_DPBUSD         _mm256_dpbusd_epi32
-#define VEC_DPWSSD         _mm256_dpwssd_epi32
-#define VEC_DPWSSD_TEXT    "vpdpwssd %2, %1, %0"
-#define VEC_DPWSSD_AT_TEXT "vpdpwssd %2%{1to8%}, %1, %0"
+#define VEC_DPBUSD      _mm256_dpbusd_epi32
+#define VEC_DPWSSD      _mm256_dpwssd_epi32
+#define VEC_DPWSSD_TEXT "vpdpwssd %2, %1, %0"
+#define VEC_SCALED_AT   "vpdpwssd %2%{1to8%}, %1, %0"
 #include "vec_avx2.h"
 
 /* ---- decode, with twice as many registers --------------------------------------------------- */
