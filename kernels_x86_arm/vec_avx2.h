@@ -1,14 +1,15 @@
 /* vec_avx2.h - the vector vocabulary of the bodies in terms of AVX2, FMA and F16C.
  *
- * Three families, the same in every vec_*.h:
+ * Four families, the same in every vec_*.h but for what a macro announces (VEC_..., DECODE_...):
  *   b32   32 bytes: one 32-block of quants (here one register), for unpacking and decode.
- *   di/df DL int32 / float lanes, one weight row each: the decode body's results.
+ *   di/df DL int32 / float lanes, one weight row each: the decode body's results. kr, kr8, ks:
+ *         scales of K types, as its products take them.
  *   vi/vf NL int32 / float lanes, one weight row each: the prefill tile. Here vi = di, vf = df.
  *   w16   16 floats: dot products in 16 partial sums, attention, elementwise functions.
  *
  * Integer products: VPMADDUBSW multiplies unsigned by signed bytes and adds pairs with saturation
  * at 16 bits. Weights go on the unsigned side, value + offset. Sums stay below 2^15 for quants up
- * to 31 in runs of PAIR_DOTS instructions; Q8_0 stays signed and moves its sign to the activation
+ * to 31 in runs of PART_DOTS instructions; Q8_0 stays signed and moves its sign to the activation
  * (|w| <= 128, |a| <= 127: a pair is at most 32512).
  * VEC_VNNI: VPDPBUSD instead, which has no 16-bit stage (AVX-VNNI and AVX-512 VNNI).
  * SPDX-License-Identifier: Apache-2.0 */
@@ -118,7 +119,7 @@ INLINE void b32_nibble_pair(const uint8_t *p, const uint8_t *q, b32 out[2]) {
 INLINE b32 b32_load_twice(const void *p) { /* 16 bytes */
     return _mm256_broadcastsi128_si256(_mm_loadu_si128(p));
 }
-/* Four partial sums per row; without VNNI eight products of at most 15 * 127 are 16-bit sums. */
+/* Four partial sums per row. Without VNNI four products fit in 16 bits: 4 * 15 * 127 = 7620. */
 INLINE di di_dot_pair(const b32 nibbles[2], b32 a_low, b32 a_high) {
 #ifdef VEC_VNNI
     return VEC_DPBUSD(VEC_DPBUSD(_mm256_setzero_si256(), nibbles[0], a_low), nibbles[1], a_high);
@@ -137,7 +138,7 @@ INLINE di di_fold_pairs(const di p[4]) {
     return _mm256_add_epi32(_mm256_unpacklo_epi64(a, b), _mm256_unpackhi_epi64(a, b));
 }
 
-#define DECODE_UNROLLED 1
+#define DECODE_UNROLLED 1 /* see decode256 */
 
 /* acc + the products of the words of x and y, two to a lane. As text: the compiler takes VPDPWSSD
  * apart to shorten chains, of which there are enough here. */
@@ -150,12 +151,13 @@ INLINE di di_dot_words(di acc, __m256i x, __m256i y) {
 #endif
 }
 /* Eight scales each of DL rows, twice as words, to be spread over a register by its load. */
+#define VEC_SPREAD_SCALES
 typedef struct kr8 {
-    int32_t words[8][DL];
+    int32_t words[8 * DL]; /* scale j of row i at j * DL + i */
 } kr8;
 typedef const int32_t *kr8_row;
 INLINE kr8_row kr8_of(const kr8 *scales, int row) {
-    return &scales->words[0][row];
+    return scales->words + row;
 }
 
 /* A row's sixteen scales as words: the even ones in the low half, the odd ones in the high half. */
@@ -165,8 +167,8 @@ INLINE kr kr_load16(const void *p) {
     return _mm256_cvtepi8_epi16(_mm_shuffle_epi8(_mm_loadu_si128(p), apart));
 }
 /* What 32 products are scaled by: number j of eight; 2j (the first 16) and 2j + 1 of sixteen. The
- * compiler makes two shuffles of this one, which pays where it is used more than once and registers
- * are short. */
+ * latter as text, since the compiler makes two shuffles of VPSHUFB, which pay only where a scale is
+ * used more than once and registers are short. */
 typedef __m256i ks;
 INLINE ks ks_of8(kr8_row scales, int j) {
     return _mm256_set1_epi32(scales[j * DL]);
@@ -231,8 +233,8 @@ INLINE di di_pick(di x, int i0, int i1) {
 /* Eight scales of each row: the bytes of a lane of a, then of b. */
 INLINE void kr8_store(kr8 *out, di a, di b) {
     for (int j = 0; j < 4; j++) {
-        _mm256_storeu_si256((void *)out->words[j], di_pick(a, j, j));
-        _mm256_storeu_si256((void *)out->words[4 + j], di_pick(b, j, j));
+        _mm256_storeu_si256((void *)(out->words + j * DL), di_pick(a, j, j));
+        _mm256_storeu_si256((void *)(out->words + (4 + j) * DL), di_pick(b, j, j));
     }
 }
 /* SCALE_CODE of each lane's byte i. */

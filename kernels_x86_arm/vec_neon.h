@@ -113,7 +113,6 @@ INLINE di di_dot_from(const int32_t *owed, int shift, b32 w, b32 a) {
 typedef struct kr {
     int32x4_t s[4];
 } kr;
-typedef kr ks; /* and which of them, when it is used */
 /* The barrier: else the compiler sees through the widening, and widens once for every use. */
 INLINE int32x4_t widened(int32x4_t x) {
     __asm__("" : "+w"(x));
@@ -150,27 +149,11 @@ INLINE di mla_lane(di acc, di x, int32x4_t scales, int i) {
         return vmlaq_laneq_s32(acc, x, scales, 3);
     }
 }
-INLINE di di_dot_scaled(di acc, b32 w, b32 a, ks scales, int i0, int i1) {
+INLINE di di_dot_scaled(di acc, b32 w, b32 a, kr scales, int i0, int i1) {
     di first = add_dot(vdupq_n_s32(0), w.a, a.a);
     if (i0 == i1) return mla_lane(acc, add_dot(first, w.b, a.b), scales.s[i0 / 4], i0 % 4);
     acc = mla_lane(acc, first, scales.s[i0 / 4], i0 % 4);
     return mla_lane(acc, add_dot(vdupq_n_s32(0), w.b, a.b), scales.s[i1 / 4], i1 % 4);
-}
-/* Eight scales each of DL rows. */
-typedef struct kr8 {
-    uint8_t bytes[DL][8];
-} kr8;
-typedef kr kr8_row;
-INLINE kr8_row kr8_of(const kr8 *scales, int row) {
-    return kr_load8(scales->bytes[row]);
-}
-INLINE ks ks_of8(kr8_row scales, int j) {
-    (void)j;
-    return scales;
-}
-INLINE ks ks_of16(kr scales, int j, int once) {
-    (void)j, (void)once;
-    return scales;
 }
 INLINE di di_owed(di acc, const int8_t *scales, const int16_t *sums, int shift) {
     (void)scales, (void)sums, (void)shift; /* signed weights owe nothing */
@@ -192,9 +175,6 @@ INLINE void di_rows16(const uint8_t *const row[DL], size_t at, di out[4]) {
 INLINE void di_store_pairs(uint8_t out[DL][8], di a, di b) {
     vst1q_u8(out[0], vreinterpretq_u8_s32(vzip1q_s32(a, b)));
     vst1q_u8(out[2], vreinterpretq_u8_s32(vzip2q_s32(a, b)));
-}
-INLINE void kr8_store(kr8 *out, di a, di b) {
-    di_store_pairs(out->bytes, a, b);
 }
 INLINE di di_and(di a, di b) {
     return vandq_s32(a, b);

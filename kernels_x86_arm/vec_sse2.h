@@ -106,7 +106,6 @@ INLINE di di_dot(b32 w, b32 a, int signed_bytes) {
 }
 /* Scales of a row's block, a byte each. */
 typedef const int8_t *kr;
-typedef kr ks; /* and which of them, when it is used */
 INLINE kr kr_load16(const void *p) {
     return p;
 }
@@ -114,27 +113,11 @@ INLINE kr kr_load8(const void *p) {
     return p;
 }
 /* A lane's four products fit in 16 bits: 4 * 32 * 127 = 16256. */
-INLINE di di_dot_scaled(di acc, b32 w, b32 a, ks scales, int i0, int i1) {
+INLINE di di_dot_scaled(di acc, b32 w, b32 a, kr scales, int i0, int i1) {
     __m128i s0 = _mm_set1_epi32(SCALE_CODE(scales[i0])),
             s1 = _mm_set1_epi32(SCALE_CODE(scales[i1]));
     acc = _mm_add_epi32(acc, _mm_madd_epi16(dot_bytes(w.a, a.a), s0));
     return _mm_add_epi32(acc, _mm_madd_epi16(dot_bytes(w.b, a.b), s1));
-}
-/* Eight scales each of DL rows. */
-typedef struct kr8 {
-    uint8_t bytes[DL][8];
-} kr8;
-typedef kr kr8_row;
-INLINE kr8_row kr8_of(const kr8 *scales, int row) {
-    return kr_load8(scales->bytes[row]);
-}
-INLINE ks ks_of8(kr8_row scales, int j) {
-    (void)j;
-    return scales;
-}
-INLINE ks ks_of16(kr scales, int j, int once) {
-    (void)j, (void)once;
-    return scales;
 }
 INLINE di di_owed(di acc, const int8_t *scales, const int16_t *sums, int shift) {
     (void)scales, (void)sums, (void)shift; /* signed weights owe nothing */
@@ -154,9 +137,6 @@ INLINE void di_rows16(const uint8_t *const row[DL], size_t at, di out[4]) {
 INLINE void di_store_pairs(uint8_t out[DL][8], di a, di b) {
     _mm_storeu_si128((void *)out[0], _mm_unpacklo_epi32(a, b));
     _mm_storeu_si128((void *)out[2], _mm_unpackhi_epi32(a, b));
-}
-INLINE void kr8_store(kr8 *out, di a, di b) {
-    di_store_pairs(out->bytes, a, b);
 }
 INLINE di di_and(di a, di b) {
     return _mm_and_si128(a, b);

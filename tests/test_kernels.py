@@ -102,7 +102,7 @@ def test_integer_sums_are_exact(lib: Any, ffi: Any, name: str) -> None:
     kind = cases.BY_NAME[name]
     rng = np.random.default_rng(3)
     one, zero = (np.array([v], np.float16).view(np.uint8) for v in (1, 0))
-    for rows in (1, 3, 8):
+    for rows in (1, 2, 3, 4, 8):
         weights = cases.random_weights(kind, 40, kind.block, rng)
         weights[1] = 255
         weights[2] = 0
@@ -139,13 +139,41 @@ def test_result_does_not_depend_on_the_cut(
         rows = [7, 7, 0, 39, 3]
         assert np.array_equal(p.run(level, acts, rows), whole[rows]), where
         for width in (level.weight_row_group, 2 * level.weight_row_group):
-            for row_list in (None, [11]):
+            for row_list in (None, [11], [11, 3], [11, 3, 5, 7]):
                 pieces = whole if row_list is None else whole[row_list]
                 for begin in range(0, 75, width):
                     end = min(begin + width, 75)
                     out = p.run(level, acts, row_list, (begin, end), pad=5)
                     assert np.array_equal(out[:, begin:end], pieces[:, begin:end]), where
                     assert np.isnan(np.delete(out, np.s_[begin:end], axis=1)).all(), where
+
+
+@pytest.mark.parametrize("name", cases.INTEGER_NAMES)
+def test_few_rows_are_as_many(lib: Any, ffi: Any, name: str) -> None:
+    """Every rest of blocks that are taken together, and fewer weight rows than lanes."""
+    block = cases.BY_NAME[name].block
+    for blocks, n_out in itertools.product((4, 5, 6, 7, 11), (1, 5, 11)):
+        p = product(lib, ffi, name, INT8, n_out, blocks * block, 12, 15)
+        for level in cases.levels(lib)[:-1]:
+            acts = p.acts(level)
+            whole = p.run(level, acts)  # twelve rows are many for every type
+            for count in (1, 2, 3, 4, 8):
+                rows = list(range(12 - count, 12))
+                where = cases.name_of(ffi, level), blocks, n_out, count
+                assert np.array_equal(p.run(level, acts, rows), whole[rows]), where
+
+
+@pytest.mark.parametrize("name", ["Q4_0", "Q4_1", "Q8_0", "Q4_K", "Q6_K"])
+def test_strips_that_end_early(lib: Any, ffi: Any, name: str) -> None:
+    """More weights than the lanes' longest strips hold (STRIP_BYTES of matmul_task.inc)."""
+    n_in = 8192
+    longest = (256 << 10) // cases.BY_NAME[name].row_bytes(n_in)
+    p = product(lib, ffi, name, INT8, 8 * longest + 11, n_in, 12, 16)
+    for level in cases.levels(lib)[:-1]:
+        acts = p.acts(level)
+        whole = p.run(level, acts)
+        for rows in ([3], [11, 3], list(range(8))):
+            assert np.array_equal(p.run(level, acts, rows), whole[rows]), cases.name_of(ffi, level)
 
 
 @pytest.mark.parametrize(
@@ -166,13 +194,13 @@ def test_streams_share_their_rows(lib: Any, ffi: Any, name: str, mode: int) -> N
             assert (count - 1) * apart[0] < rows + count
             if cases.name_of(ffi, level) != "ref":
                 assert count > 1
-                assert apart[0] >= 1
+                assert 1 <= apart[0] <= (256 << 10) // row_bytes
 
 
 def test_many_rows_and_long_rows(lib: Any, ffi: Any) -> None:
     """More rows than a sweep holds, and more of K than a panel holds."""
     for name in ("Q4_1", "Q8_0", "Q6_K", "F16", "F32", "BF16"):
-        for n_in, rows in ((256, 1030), (8192, 9)):
+        for n_in, rows in ((256, 1030), (8192, 9), (70144, 3)):
             p = product(lib, ffi, name, INT8, 33, n_in, rows, 6)
             for level in cases.levels(lib)[:-1]:
                 acts = p.acts(level)
