@@ -118,20 +118,11 @@ class Product:
         )
         return acts
 
-    def run(
-        self,
-        level: Any,
-        acts: U8 | None = None,
-        rows: list[int] | None = None,
-        columns: tuple[int, int] | None = None,
-        pad: int = 0,
-    ) -> F32:
-        """(rows, n_out); columns not computed and padding stay NaN."""
+    def task(self, acts: U8, rows: list[int] | None = None, pad: int = 0) -> tuple[Any, F32, Any]:
+        """A product's description, its output, and what else has to be kept while it is used."""
         ffi = self.ffi
-        acts = self.acts(level) if acts is None else acts
         count = self.x.shape[0] if rows is None else len(rows)
         out = np.full((count, self.n_out + pad), np.nan, np.float32)
-        scratch = aligned(level.matmul_scratch)
         row_list = ffi.new("int32_t[]", rows) if rows is not None else ffi.NULL
         task = ffi.new(
             "lp_matmul *",
@@ -150,6 +141,21 @@ class Product:
                 "out_stride": out.shape[1],
             },
         )
+        return task, out, (row_list, acts)
+
+    def run(
+        self,
+        level: Any,
+        acts: U8 | None = None,
+        rows: list[int] | None = None,
+        columns: tuple[int, int] | None = None,
+        pad: int = 0,
+    ) -> F32:
+        """(rows, n_out); columns not computed and padding stay NaN."""
+        ffi = self.ffi
+        acts = self.acts(level) if acts is None else acts
+        task, out, _keep = self.task(acts, rows, pad)
+        scratch = aligned(level.matmul_scratch)
         begin, end = columns or (0, self.n_out)
         level.matmul(task, begin, end, ffi.from_buffer(scratch))
         return out
