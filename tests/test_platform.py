@@ -428,7 +428,8 @@ def start(*command: str | Path, **options: Any) -> subprocess.Popen[bytes]:
      (signal.SIGHUP, b"stopped 2\n")],
 )  # fmt: skip
 def test_signals_interrupt_a_wait(probe: Path, number: signal.Signals, stopped: bytes) -> None:
-    with start(probe, "signals") as process:
+    heed = lambda: signal.signal(number, signal.SIG_DFL)  # noqa: E731 (also under nohup)
+    with start(probe, "signals", preexec_fn=heed) as process:
         before = time.monotonic()
         process.send_signal(number)
         out, _ = process.communicate(timeout=20)
