@@ -109,6 +109,7 @@ INLINE vi vi_add_scaled(vi acc, vp p, vi scale, int largest) {
 #define AP 4
 #define AV 4
 #define AF 8
+#define VECTORS_TOGETHER 4
 
 typedef __m512 w16;
 
@@ -232,22 +233,39 @@ INLINE w16 w16_count(int first) {
     return _mm512_cvtepi32_ps(_mm512_add_epi32(steps, _mm512_set1_epi32(first)));
 }
 
-/* Four vectors' partial sums, four of each: those of x[i * stride] in 128-bit lane i. */
-INLINE w16 fold_to_lanes(const w16 *x, size_t stride) {
-    w16 a = x[0], b = x[stride], c = x[2 * stride], d = x[3 * stride];
-    w16 p = _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x44), _mm512_shuffle_f32x4(a, b, 0xee));
-    w16 q = _mm512_add_ps(_mm512_shuffle_f32x4(c, d, 0x44), _mm512_shuffle_f32x4(c, d, 0xee));
-    return _mm512_add_ps(_mm512_shuffle_f32x4(p, q, 0x88), _mm512_shuffle_f32x4(p, q, 0xdd));
+/* ---- folds of several vectors ---------------------------------------------------------------- */
+
+/* Each of these adds both vectors' partial sums in pairs and has half as many of each in the
+ * result. */
+INLINE w16 w16_fold_halves(w16 x, w16 y) { /* 8 of x, then 8 of y */
+    return _mm512_add_ps(_mm512_shuffle_f32x4(x, y, 0x44), _mm512_shuffle_f32x4(x, y, 0xee));
 }
-/* In each lane two partial sums of x, then two of y. */
-INLINE w16 fold_lanes(w16 x, w16 y) {
+INLINE w16 w16_fold_quarters(w16 x, w16 y) { /* 128-bit lanes: both of x, then both of y */
+    return _mm512_add_ps(_mm512_shuffle_f32x4(x, y, 0x88), _mm512_shuffle_f32x4(x, y, 0xdd));
+}
+INLINE w16 w16_fold_eighths(w16 x, w16 y) { /* in each lane 2 of x, then 2 of y */
     return _mm512_add_ps(_mm512_shuffle_ps(x, y, 0x44), _mm512_shuffle_ps(x, y, 0xee));
+}
+INLINE w16 w16_fold_last(w16 x, w16 y) { /* in each lane x's two sums, then y's */
+    return _mm512_add_ps(_mm512_shuffle_ps(x, y, 0x88), _mm512_shuffle_ps(x, y, 0xdd));
+}
+/* Four partial sums of each: a vector's lane. */
+INLINE w16 w16_fold_four(w16 a, w16 b, w16 c, w16 d) {
+    return w16_fold_quarters(w16_fold_halves(a, b), w16_fold_halves(c, d));
+}
+/* Lane i to out[i]. */
+INLINE void w16_store_lanes(float *const out[4], w16 x) {
+    _mm_storeu_ps(out[0], _mm512_castps512_ps128(x));
+    _mm_storeu_ps(out[1], _mm512_extractf32x4_ps(x, 1));
+    _mm_storeu_ps(out[2], _mm512_extractf32x4_ps(x, 2));
+    _mm_storeu_ps(out[3], _mm512_extractf32x4_ps(x, 3));
 }
 
 /* Folds of a[i] and b[i], which cost next to nothing beside products: see README.md. */
 #define VEC_FOLD4X2
 INLINE void w16_fold4x2(float a_out[4], float b_out[4], const w16 a[4], const w16 b[4]) {
-    w16 pairs = fold_lanes(fold_to_lanes(a, 1), fold_to_lanes(b, 1));
+    w16 pairs = w16_fold_eighths(w16_fold_four(a[0], a[1], a[2], a[3]),
+                                 w16_fold_four(b[0], b[1], b[2], b[3]));
     w16 sums = _mm512_add_ps(pairs, _mm512_shuffle_ps(pairs, pairs, 0xb1));
     const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 2, 6, 10, 14, 0, 0, 0, 0, 0, 0, 0, 0);
     sums = _mm512_permutexvar_ps(order, sums);
@@ -255,16 +273,18 @@ INLINE void w16_fold4x2(float a_out[4], float b_out[4], const w16 a[4], const w1
     _mm_storeu_ps(b_out, _mm512_extractf32x4_ps(sums, 1));
 }
 
-/* Folds of a[i][0..3] to out[i]: two sums to a vector, then four, then the sixteen. */
-#define VEC_FOLD4X4
-INLINE void w16_fold4x4(float *const out[4], w16 a[4][4]) {
-    w16 p = fold_lanes(fold_to_lanes(&a[0][0], 4), fold_to_lanes(&a[0][1], 4));
-    w16 q = fold_lanes(fold_to_lanes(&a[0][2], 4), fold_to_lanes(&a[0][3], 4));
-    w16 sums = _mm512_add_ps(_mm512_shuffle_ps(p, q, 0x88), _mm512_shuffle_ps(p, q, 0xdd));
-    _mm_storeu_ps(out[0], _mm512_castps512_ps128(sums));
-    _mm_storeu_ps(out[1], _mm512_extractf32x4_ps(sums, 1));
-    _mm_storeu_ps(out[2], _mm512_extractf32x4_ps(sums, 2));
-    _mm_storeu_ps(out[3], _mm512_extractf32x4_ps(sums, 3));
+/* Instructions before and after this stay there, if they have to do with these vectors. */
+#define VEC_PINNED
+INLINE void vec_pin(w16 *x) {
+    __asm__ volatile("" : "+v"(*x));
+}
+INLINE void vec_pin2(w16 x[2]) {
+    __asm__ volatile("" : "+v"(x[0]), "+v"(x[1]));
+}
+INLINE void vec_pin8(w16 x[4][2]) {
+    __asm__ volatile(""
+                     : "+v"(x[0][0]), "+v"(x[0][1]), "+v"(x[1][0]), "+v"(x[1][1]), "+v"(x[2][0]),
+                       "+v"(x[2][1]), "+v"(x[3][0]), "+v"(x[3][1]));
 }
 
 #endif

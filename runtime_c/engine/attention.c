@@ -12,16 +12,10 @@
 #include "platform/file.h"
 
 enum {
-    UNITS_TOGETHER = 32, /* as many as the kernel handles in one pass over the cache */
+    UNITS_TOGETHER = 128, /* as many as the kernel handles in one pass over the cache */
     ENOUGH_CHUNKS = 4,   /* per thread, not to take stretches apart */
     MOST_PART_BYTES = 16 << 20,
 };
-
-/* Heads of 256 elements are taken by 16: more of them with their sums no longer stay in the first
- * cache beside the keys (Zen 4, 16384 positions: 4.7 ms for 16, 11.5 ms for 32). */
-static size_t units_together(const lp_model *m) {
-    return m->key_len + m->value_len > 384 ? UNITS_TOGETHER / 2 : UNITS_TOGETHER;
-}
 
 typedef struct attention_job {
     lp_engine *e;
@@ -207,7 +201,7 @@ void lp_attend(lp_engine *e, const lp_layer *layer, const size_t *selected, size
     j.group = layer->n_head / layer->n_head_kv;
     j.units = n_rows * layer->n_head;
     /* Whole groups, which read the cache once. */
-    size_t most = lp_larger_of(units_together(e->model) / j.group, 1) * j.group;
+    size_t most = lp_larger_of(UNITS_TOGETHER / j.group, 1) * j.group;
     if (!take_apart(&j, most)) {
         /* Late rows take longer than early ones, so chunks stay small. */
         size_t share = (size_t)lp_pool_threads(e->pool) * LP_CHUNKS_PER_THREAD;
