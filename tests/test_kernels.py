@@ -417,11 +417,14 @@ def test_attention(lib: Any, ffi: Any, dims: tuple[int, int], kv: str, cap: floa
     case = Attention(lib, ffi, kv, dims, cap)
     expected = case.expected()
     order = list(np.random.default_rng(4).permutation(45))
+    apart = [int(np.argmin(case.last)), int(np.argmax(case.first))]
+    assert case.last[apart[0]] + 2 * 16 < case.first[apart[1]]  # positions that nobody sees
     for level in cases.levels(lib):
         alone = case.one_by_one(level)
         assert np.abs(alone - expected).max() < 5e-6, cases.name_of(ffi, level)
-        for queries in (list(range(45)), order):
-            assert np.array_equal(case.together(level, queries), alone), cases.name_of(ffi, level)
+        for queries in (list(range(45)), order, 4 * order, [*apart, *apart, *apart], order[:9]):
+            together = case.together(level, queries)  # 4 * 45: more than a kernel takes at once
+            assert np.array_equal(together[queries], alone[queries]), cases.name_of(ffi, level)
 
 
 STRETCH = 512  # LP_ATTENTION_STRETCH
