@@ -13,22 +13,23 @@
 
 enum {
     UNITS_TOGETHER = 128, /* as many as the kernel handles in one pass over the cache */
-    ENOUGH_CHUNKS = 4,   /* per thread, not to take stretches apart */
+    ENOUGH_CHUNKS = 4,    /* per thread, not to take stretches apart */
     MOST_PART_BYTES = 16 << 20,
 };
 
 typedef struct attention_job {
     lp_engine *e;
     const lp_layer *layer;
-    const size_t *selected; /* rows that take part, or NULL = all */
-    size_t n_rows, group;   /* group: query heads of a kv head */
+    const int32_t *selected; /* rows that take part, or NULL = all */
+    size_t n_rows, group;    /* group: query heads of a kv head */
     size_t units, per_chunk;
     size_t first_stretch, n_stretches; /* that any unit sees */
     size_t per_task, tasks; /* stretches per task, tasks per chunk; 0 = not taken apart */
 } attention_job;
 
 typedef struct attention_unit {
-    size_t kv_head, head, row, out_row;
+    size_t kv_head, head, row;
+    size_t i; /* number of the row among those that take part: of its query and its output */
 } attention_unit;
 
 static attention_unit unit_at(const attention_job *j, size_t index) {
@@ -36,8 +37,8 @@ static attention_unit unit_at(const attention_job *j, size_t index) {
     size_t i = in_head / j->group;
     return (attention_unit){.kv_head = kv_head,
                             .head = kv_head * j->group + in_head % j->group,
-                            .row = j->selected ? j->selected[i] : i,
-                            .out_row = i};
+                            .row = j->selected ? (size_t)j->selected[i] : i,
+                            .i = i};
 }
 
 /* What the units of one kv head and sequence share. */
@@ -71,9 +72,9 @@ static size_t first_seen(const attention_job *j, size_t row) {
 static lp_attention_query query_of(const attention_job *j, attention_unit unit) {
     const lp_engine *e = j->e;
     const lp_model *m = e->model;
-    return (lp_attention_query){.q = e->q + (unit.row * j->layer->n_head + unit.head) * m->key_len,
+    return (lp_attention_query){.q = e->q + (unit.i * j->layer->n_head + unit.head) * m->key_len,
                                 .out = e->attn +
-                                       (unit.out_row * j->layer->n_head + unit.head) * m->value_len,
+                                       (unit.i * j->layer->n_head + unit.head) * m->value_len,
                                 .first = first_seen(j, unit.row),
                                 .last = (size_t)e->rows[unit.row].position};
 }
@@ -163,7 +164,7 @@ static void run_chunk(void *job, size_t index, int thread) {
 static void find_stretches(attention_job *j) {
     size_t first = SIZE_MAX, last = 0;
     for (size_t i = 0; i < j->n_rows; i++) {
-        size_t row = j->selected ? j->selected[i] : i, seen = first_seen(j, row);
+        size_t row = j->selected ? (size_t)j->selected[i] : i, seen = first_seen(j, row);
         size_t position = (size_t)j->e->rows[row].position;
         first = seen < first ? seen : first;
         last = position > last ? position : last;
@@ -196,7 +197,7 @@ static bool take_apart(attention_job *j, size_t most) {
     return true;
 }
 
-void lp_attend(lp_engine *e, const lp_layer *layer, const size_t *selected, size_t n_rows) {
+void lp_attend(lp_engine *e, const lp_layer *layer, const int32_t *selected, size_t n_rows) {
     attention_job j = {.e = e, .layer = layer, .selected = selected, .n_rows = n_rows};
     j.group = layer->n_head / layer->n_head_kv;
     j.units = n_rows * layer->n_head;

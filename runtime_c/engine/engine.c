@@ -138,7 +138,7 @@ static lp_code plan_buffers(lp_engine *e, lp_error *err) {
     e->parts = (float *)(void *)(e->pages + parts);
     e->tasks_done = (atomic_uint *)(void *)(e->pages + tasks_done);
     e->slots = (lp_kv_slots *)(void *)(e->pages + slots);
-    e->selected = (size_t *)(void *)(e->pages + selected);
+    e->selected = (int32_t *)(void *)(e->pages + selected);
     for (size_t i = 0; i < LP_ROPE_KINDS; i++) e->turns[i] = (float *)(void *)(e->pages + turns[i]);
     for (int i = 0; i < LP_ACT_KIND_COUNT; i++) e->acts[i] = w.acts[i] ? e->pages + acts[i] : NULL;
     return LP_OK;
@@ -278,7 +278,7 @@ static lp_code admit(lp_engine *e, size_t i, lp_error *err) {
     if (row->wants_logits) {
         if (e->n_selected == e->n_logit_rows)
             return lp_fail(err, LP_ERR_ARGUMENT, "more than %zu rows want logits", e->n_logit_rows);
-        e->selected[e->n_selected++] = i;
+        e->selected[e->n_selected++] = (int32_t)i;
     }
     e->slots[i] = lp_kv_append(&e->kv, (size_t)row->sequence);
     return LP_OK;

@@ -48,7 +48,7 @@ struct lp_engine {
     size_t parts_bytes, parts_ready;
     atomic_uint *tasks_done; /* of each chunk of units */
     lp_kv_slots *slots;      /* (n_batch): where each row's keys and values go */
-    size_t *selected;        /* (n_logit_rows): rows that want logits, ascending */
+    int32_t *selected;       /* (n_logit_rows): rows that want logits, ascending */
 
     /* The step under way. */
     const lp_batch_row *rows;

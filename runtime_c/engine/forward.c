@@ -15,7 +15,7 @@
  * may follow the number of rows and threads freely. Column chunks begin at multiples of 16, so that
  * an element always falls to the same lane or tail of the element-wise kernels.
  *
- * In the last layer, once keys and values are stored, only rows that want logits go on.
+ * In the last layer all rows give keys and values, and only those that want logits the rest.
  * SPDX-License-Identifier: Apache-2.0 */
 #include <math.h>
 #include <string.h>
@@ -124,18 +124,24 @@ static void rotate_heads(lp_engine *e, const lp_layer *layer, float *x, size_t n
         e->kernels->rope(x + h * m->key_len, turns, m->n_rot, m->arch->rope_neox);
 }
 
-/* Queries, keys and values of a row become final; keys and values go into the cache. */
+/* Queries number i become final; they are of a row. */
+static void finish_query(lp_engine *e, const lp_layer *layer, size_t i, size_t row) {
+    size_t n_q = (size_t)layer->n_head * e->model->key_len;
+    float *q = e->q + i * n_q;
+    add_bias(e, &layer->w[LP_ROLE_Q_BIAS], q);
+    norm_heads(e, &layer->w[LP_ROLE_Q_NORM], q, layer->n_head);
+    rotate_heads(e, layer, q, layer->n_head, row);
+}
+
+/* Keys and values of a row go into the cache. */
 static void store_row(lp_engine *e, const lp_layer *layer, size_t row) {
     const lp_model *m = e->model;
-    size_t n_q = (size_t)layer->n_head * m->key_len, n_k = (size_t)layer->n_head_kv * m->key_len;
+    size_t n_k = (size_t)layer->n_head_kv * m->key_len;
     size_t n_v = (size_t)layer->n_head_kv * m->value_len;
-    float *q = e->q + row * n_q, *k = e->k + row * n_k, *v = e->v + row * n_v;
-    add_bias(e, &layer->w[LP_ROLE_Q_BIAS], q);
+    float *k = e->k + row * n_k, *v = e->v + row * n_v;
     add_bias(e, &layer->w[LP_ROLE_K_BIAS], k);
     add_bias(e, &layer->w[LP_ROLE_V_BIAS], v);
-    norm_heads(e, &layer->w[LP_ROLE_Q_NORM], q, layer->n_head);
     norm_heads(e, &layer->w[LP_ROLE_K_NORM], k, layer->n_head_kv);
-    rotate_heads(e, layer, q, layer->n_head, row);
     rotate_heads(e, layer, k, layer->n_head_kv, row);
     const lp_kv_layer *cache = &e->kv.layers[layer - m->layers];
     size_t key = lp_kv_bytes(e->kv.type, m->key_len), value = lp_kv_bytes(e->kv.type, m->value_len);
@@ -146,6 +152,15 @@ static void store_row(lp_engine *e, const lp_layer *layer, size_t row) {
         e->kernels->store_kv(e->kv.type, v + h * m->value_len,
                              e->kv.pages + cache->values + at * value, m->value_len);
     }
+}
+
+static void finish_row(lp_engine *e, const lp_layer *layer, size_t row) {
+    finish_query(e, layer, row, row);
+    store_row(e, layer, row);
+}
+
+static void finish_selected(lp_engine *e, const lp_layer *layer, size_t i) {
+    finish_query(e, layer, i, (size_t)e->selected[i]);
 }
 
 static void begin_ffn(lp_engine *e, const lp_layer *layer, size_t row) {
@@ -315,6 +330,10 @@ static void run_gate(lp_engine *e, const lp_layer *layer, size_t n_rows) {
 
 /* ---- the block ---------------------------------------------------------------------------- */
 
+static bool is_last(const lp_engine *e, const lp_layer *layer) {
+    return layer == &e->model->layers[e->model->n_layer - 1];
+}
+
 static void run_qkv(lp_engine *e, const lp_layer *layer) {
     const lp_weight *w = layer->w;
     run_rows((row_job){.e = e,
@@ -327,11 +346,22 @@ static void run_qkv(lp_engine *e, const lp_layer *layer) {
                        .n_rows = e->n_rows});
     const lp_weight *o = &w[LP_ROLE_O];
     column_job j = {.e = e, .next = o, .next_columns = o->n_out};
-    add_product(&j, &w[LP_ROLE_Q], e->n_rows, e->q);
+    bool some = is_last(e, layer) && e->n_selected < e->n_rows; /* give queries */
+    if (!some) add_product(&j, &w[LP_ROLE_Q], e->n_rows, e->q);
     add_product(&j, &w[LP_ROLE_K], e->n_rows, e->k);
     add_product(&j, &w[LP_ROLE_V], e->n_rows, e->v);
+    if (some && e->n_selected > 0) {
+        add_product(&j, &w[LP_ROLE_Q], e->n_rows, e->q);
+        j.product[j.n_products - 1].row_list = e->selected;
+        j.product[j.n_products - 1].n_list = e->n_selected;
+    }
     run_products(&j);
-    run_rows((row_job){.e = e, .layer = layer, .work = store_row, .n_rows = e->n_rows});
+    row_job finish = {.e = e, .layer = layer, .work = finish_row, .n_rows = e->n_rows};
+    if (some) finish.work = store_row;
+    run_rows(finish);
+    if (!some) return;
+    finish.work = finish_selected, finish.n_rows = e->n_selected;
+    if (finish.n_rows > 0) run_rows(finish);
 }
 
 static void run_attention_output(lp_engine *e, const lp_layer *layer, size_t n_rows) {
@@ -363,7 +393,7 @@ static void run_ffn(lp_engine *e, const lp_layer *layer, size_t n_rows) {
                        .n_in = layer->n_ff,
                        .n_rows = n_rows});
     const lp_layer *after = layer + 1;
-    if (after < e->model->layers + e->model->n_layer) {
+    if (!is_last(e, layer)) {
         const lp_weight *q = &after->w[LP_ROLE_Q];
         size_t columns = span_of(e, q->n_out) + span_of(e, after->w[LP_ROLE_K].n_out) +
                          span_of(e, after->w[LP_ROLE_V].n_out);
@@ -377,7 +407,7 @@ static void run_ffn(lp_engine *e, const lp_layer *layer, size_t n_rows) {
 static void gather(lp_engine *e) {
     size_t n = e->model->n_embd;
     for (size_t i = 0; i < e->n_selected; i++) {
-        size_t from = e->selected[i];
+        size_t from = (size_t)e->selected[i];
         if (from != i) memcpy(e->x + i * n, e->x + from * n, n * sizeof *e->x);
     }
 }
@@ -398,19 +428,20 @@ static void run_output(lp_engine *e, const lp_layer *last) {
 }
 
 lp_code lp_forward(lp_engine *e, lp_error *err) {
-    const lp_model *m = e->model;
-    const lp_layer *last = &m->layers[m->n_layer - 1];
-    for (const lp_layer *layer = m->layers; layer <= last; layer++) {
+    const lp_layer *layer = e->model->layers;
+    for (;; layer++) {
         if (atomic_load_explicit(&e->stop, memory_order_relaxed))
             return lp_fail(err, LP_ERR_STOPPED, "stopped");
         run_qkv(e, layer);
-        size_t n_rows = layer == last ? e->n_selected : e->n_rows;
+        bool last = is_last(e, layer);
+        size_t n_rows = last ? e->n_selected : e->n_rows;
         if (n_rows == 0) return LP_OK;
-        lp_attend(e, layer, layer == last ? e->selected : NULL, n_rows);
-        if (layer == last) gather(e);
+        lp_attend(e, layer, last ? e->selected : NULL, n_rows);
+        if (last) gather(e);
         run_attention_output(e, layer, n_rows);
         run_ffn(e, layer, n_rows);
+        if (last) break;
     }
-    run_output(e, last);
+    run_output(e, layer);
     return LP_OK;
 }
