@@ -409,6 +409,9 @@ lp_code lp_app_open_engine(lp_app *app, size_t n_seq, size_t n_logit_rows, size_
     lp_act_mode act = LP_ACT_INT8;
     lp_kv_type kv_type = LP_KV_F16;
     LP_TRY(apply_author_sampling(app, err));
+    size_t weights_at = lp_gguf_data_offset(app->gguf);
+    if (weights_at < app->gguf_size)
+        lp_map_large_pages(app->gguf_data + weights_at, app->gguf_size - weights_at);
     LP_TRY(about_model(app, lp_model_open(&app->model, app->gguf, err), err));
     LP_TRY(lp_engine_choose_modes(app->model, app->options.act, app->options.kv_type, &act,
                                   &kv_type, err));

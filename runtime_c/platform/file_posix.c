@@ -175,6 +175,16 @@ void lp_map_will_need(const lp_map *map, size_t offset, size_t size) {
     posix_madvise((void *)(uintptr_t)(map->data + offset - skew), size + skew, POSIX_MADV_WILLNEED);
 }
 
+void lp_map_large_pages(const uint8_t *part, size_t size) {
+#if defined(__linux__)
+    long page = sysconf(_SC_PAGESIZE);
+    size_t skew = page > 0 ? (uintptr_t)part % (size_t)page : 0;
+    (void)madvise((void *)((uintptr_t)part - skew), size + skew, MADV_HUGEPAGE);
+#else
+    (void)part, (void)size;
+#endif
+}
+
 /* ---- whole files --------------------------------------------------------------------------- */
 
 /* Reads to the end of the file or one byte beyond the limit, whichever comes first. */

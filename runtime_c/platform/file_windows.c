@@ -88,6 +88,10 @@ void lp_map_will_need(const lp_map *map, size_t offset, size_t size) {
     PrefetchVirtualMemory(GetCurrentProcess(), 1, &range, 0);
 }
 
+void lp_map_large_pages(const uint8_t *part, size_t size) {
+    (void)part, (void)size; /* files are mapped by 4 KiB here */
+}
+
 static lp_code read_all(lp_buf *out, HANDLE file, const char *path, size_t limit, lp_error *err) {
     char part[16384];
     size_t total = 0;
