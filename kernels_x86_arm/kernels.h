@@ -106,6 +106,8 @@ typedef struct lp_attention {
  * result does not depend on whether they do. 512: four threads or more have work behind 2048
  * tokens with one kv head, and merging costs under 1 % of the sums. */
 enum { LP_ATTENTION_STRETCH = 512 };
+/* Queries that attention_many and attention_parts take in one pass over the cache. */
+enum { LP_ATTENTION_QUERIES = 128 };
 
 /* Floats of what a stretch gives a query: value_dim sums of exp(score - largest) * value, padded to
  * a multiple of 16; the largest score; the sum of exp(score - largest); up to a multiple of 16. */

@@ -437,6 +437,7 @@ def test_attention_over_stretches(lib: Any, ffi: Any, dims: tuple[int, int], kv:
     """Also in parts: whoever sums the stretches, and beside whom, the bits are the same."""
     case = Attention(lib, ffi, kv, dims, 0.0, n=1300)
     case.last[:3], case.first[:3] = (511, 512, 1023), (0, 511, 512)  # on the borders
+    case.last[3:5], case.first[3:5] = (100, 1290), (90, 1200)  # with a stretch between them
     expected = case.expected()
     assert lib.LP_ATTENTION_STRETCH == STRETCH
     floats = lib.lp_attention_part_floats(dims[1])
@@ -446,6 +447,7 @@ def test_attention_over_stretches(lib: Any, ffi: Any, dims: tuple[int, int], kv:
         alone = case.one_by_one(level)
         assert np.abs(alone - expected).max() < 5e-6, cases.name_of(ffi, level)
         assert np.array_equal(case.together(level, list(range(45))), alone)
+        assert np.array_equal(case.together(level, [3, 4])[[3, 4]], alone[[3, 4]])
         parts = np.full((45, 3, floats), np.nan, np.float32)
         scratch = case.scratch(level)
         for s in (1, 2, 0):

@@ -110,7 +110,7 @@ def test_little_address_space_is_said(packed_smollm2: Path) -> None:
 
 def test_a_stack_that_is_too_small_is_said(packed_smollm2: Path) -> None:
     """With nothing but its words on the stack, and where the environment takes half of it."""
-    said = "error: the limit on the stack is under 64 KiB (ulimit -s); raise it to 8192 KiB\n"
+    said = "error: the limit on the stack is under 96 KiB (ulimit -s); raise it to 8192 KiB\n"
     for limit, size in ((16, 10), (32, 15000)):
         script = f'exec env -i X="$(printf %0{size}d 0)" prlimit --stack={limit << 10} "$@"'
         for words in (["--version"], [*ASK]):

@@ -131,8 +131,7 @@ SYSTEM_KV = "system.kv"
 WEIGHTS_SUFFIX = ".weights"
 COMMENT_PREFIX = b"llamapack sha256 "
 
-# Linux keeps what is written in large pieces in pages of 2 MiB: weights are then read faster.
-_PIECE = 16 << 20
+_PIECE = 1 << 20
 _ZEROS = bytes(_PIECE)
 _PAGE = 4096
 

@@ -296,6 +296,17 @@ static lp_code apply_author_sampling(lp_app *app, lp_error *err) {
     return lp_sampling_check(&sampling, err);
 }
 
+/* Of the weights that every token reads: all but an embedding that is not the output as well. */
+static void want_large_pages(const lp_app *app) {
+    const uint8_t *begin = app->gguf_data + lp_gguf_data_offset(app->gguf);
+    const lp_tensor *embd = lp_gguf_find_tensor(app->gguf, lp_str_from("token_embd.weight"));
+    if (lp_gguf_find_tensor(app->gguf, lp_str_from("output.weight")) != NULL) {
+        lp_map_large_pages(begin, (size_t)(embd->data - begin));
+        begin = embd->data + embd->bytes;
+    }
+    lp_map_large_pages(begin, (size_t)(app->gguf_data + app->gguf_size - begin));
+}
+
 /* The cache when all n_seq sequences are full. */
 static size_t cache_bytes(const lp_app *app, lp_kv_type kv_type, size_t n_seq, size_t n_ctx) {
     return lp_engine_kv_need(app->model, kv_type, n_ctx, n_seq).bytes;
@@ -409,10 +420,8 @@ lp_code lp_app_open_engine(lp_app *app, size_t n_seq, size_t n_logit_rows, size_
     lp_act_mode act = LP_ACT_INT8;
     lp_kv_type kv_type = LP_KV_F16;
     LP_TRY(apply_author_sampling(app, err));
-    size_t weights_at = lp_gguf_data_offset(app->gguf);
-    if (weights_at < app->gguf_size)
-        lp_map_large_pages(app->gguf_data + weights_at, app->gguf_size - weights_at);
     LP_TRY(about_model(app, lp_model_open(&app->model, app->gguf, err), err));
+    want_large_pages(app);
     LP_TRY(lp_engine_choose_modes(app->model, app->options.act, app->options.kv_type, &act,
                                   &kv_type, err));
     if (n_ctx == 0) LP_TRY(choose_ctx(app, kv_type, n_seq, &n_ctx, err));

@@ -12,8 +12,9 @@
 #include "platform/file.h"
 
 enum {
-    UNITS_TOGETHER = 128, /* as many as the kernel handles in one pass over the cache */
-    ENOUGH_CHUNKS = 4,    /* per thread, not to take stretches apart */
+    UNITS_TOGETHER = LP_ATTENTION_QUERIES,
+    ENOUGH_UNITS = 32, /* of a chunk */
+    ENOUGH_CHUNKS = 4, /* per thread, not to take stretches apart */
     MOST_PART_BYTES = 16 << 20,
 };
 
@@ -160,6 +161,11 @@ static void run_chunk(void *job, size_t index, int thread) {
     }
 }
 
+/* About so many units, in whole groups, which read the cache once. */
+static size_t whole_groups(const attention_job *j, size_t units) {
+    return lp_larger_of(units / j->group, 1) * j->group;
+}
+
 /* The stretches that the job's rows see. */
 static void find_stretches(attention_job *j) {
     size_t first = SIZE_MAX, last = 0;
@@ -173,12 +179,12 @@ static void find_stretches(attention_job *j) {
     j->n_stretches = last / LP_ATTENTION_STRETCH - j->first_stretch + 1;
 }
 
-/* Takes stretches apart where chunks of `most` units are too few for the threads; false where they
- * are not, or there is nothing to take apart. */
-static bool take_apart(attention_job *j, size_t most) {
+/* Takes stretches apart where chunks of units are too few for the threads; false where they are
+ * not, or there is nothing to take apart. */
+static bool take_apart(attention_job *j) {
     lp_engine *e = j->e;
     size_t threads = (size_t)lp_pool_threads(e->pool);
-    size_t per_chunk = lp_smaller_of(most, j->n_rows * j->group);
+    size_t per_chunk = lp_smaller_of(whole_groups(j, ENOUGH_UNITS), j->n_rows * j->group);
     size_t chunks = lp_divide_up(j->units, per_chunk);
     if (threads == 1 || chunks >= threads * ENOUGH_CHUNKS) return false;
     find_stretches(j);
@@ -201,13 +207,11 @@ void lp_attend(lp_engine *e, const lp_layer *layer, const int32_t *selected, siz
     attention_job j = {.e = e, .layer = layer, .selected = selected, .n_rows = n_rows};
     j.group = layer->n_head / layer->n_head_kv;
     j.units = n_rows * layer->n_head;
-    /* Whole groups, which read the cache once. */
-    size_t most = lp_larger_of(UNITS_TOGETHER / j.group, 1) * j.group;
-    if (!take_apart(&j, most)) {
+    if (!take_apart(&j)) {
         /* Late rows take longer than early ones, so chunks stay small. */
         size_t share = (size_t)lp_pool_threads(e->pool) * LP_CHUNKS_PER_THREAD;
         j.per_chunk = lp_divide_up(lp_divide_up(j.units, share), j.group) * j.group;
-        j.per_chunk = lp_smaller_of(j.per_chunk, most);
+        j.per_chunk = lp_smaller_of(j.per_chunk, whole_groups(&j, UNITS_TOGETHER));
     }
     size_t chunks = lp_divide_up(j.units, j.per_chunk);
     lp_pool_run(e->pool, run_chunk, &j, j.tasks ? chunks * j.tasks : chunks);

@@ -7,7 +7,7 @@
  *                 h = Wdown (act(Wgate norm(x)) * (Wup norm(x)))  (post-norm);  x = x + h
  *     logits = Wout norm(x)                                  (softcap)
  *
- * A block is nine jobs of the pool, alternating between work on rows (norms, rotation, conversion
+ * A block is nine jobs of the pool (the last one ten), alternating between work on rows (norms, rotation, conversion
  * of activations) and work on columns or heads (matrix products, attention). With one row the row
  * jobs have one chunk and run at once on the calling thread, which leaves four meetings per layer.
  *

@@ -167,19 +167,25 @@ void lp_map_close(lp_map *map) {
     memset(map, 0, sizeof *map);
 }
 
+/* The start of the page that a part begins in, and `size` from there on. */
+static void *whole_pages(const uint8_t *part, size_t *size) {
+    long page = sysconf(_SC_PAGESIZE);
+    size_t skew = page > 0 ? (uintptr_t)part % (size_t)page : 0;
+    *size += skew;
+    return (void *)((uintptr_t)part - skew);
+}
+
 void lp_map_will_need(const lp_map *map, size_t offset, size_t size) {
     if (!map->data || offset >= map->size) return;
     if (size > map->size - offset) size = map->size - offset;
-    long page = sysconf(_SC_PAGESIZE);
-    size_t skew = page > 0 ? offset % (size_t)page : 0;
-    posix_madvise((void *)(uintptr_t)(map->data + offset - skew), size + skew, POSIX_MADV_WILLNEED);
+    void *begin = whole_pages(map->data + offset, &size);
+    posix_madvise(begin, size, POSIX_MADV_WILLNEED);
 }
 
 void lp_map_large_pages(const uint8_t *part, size_t size) {
 #if defined(__linux__)
-    long page = sysconf(_SC_PAGESIZE);
-    size_t skew = page > 0 ? (uintptr_t)part % (size_t)page : 0;
-    (void)madvise((void *)((uintptr_t)part - skew), size + skew, MADV_HUGEPAGE);
+    void *begin = whole_pages(part, &size);
+    (void)madvise(begin, size, MADV_HUGEPAGE);
 #else
     (void)part, (void)size;
 #endif

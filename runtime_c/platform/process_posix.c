@@ -20,12 +20,12 @@
 #include "platform/shared_posix.h"
 
 #if defined(__linux__)
-enum { LEAST_STACK = 64 << 10, WANTED_STACK = 8 << 20 };
+enum { LEAST_STACK = 96 << 10, WANTED_STACK = 8 << 20 };
 
 /* Linux compares with the soft limit whenever the stack grows, so raising it now is enough. */
 bool lp_process_ensure_stack(void) {
     static const char too_small[] =
-        "error: the limit on the stack is under 64 KiB (ulimit -s); raise it to 8192 KiB\n";
+        "error: the limit on the stack is under 96 KiB (ulimit -s); raise it to 8192 KiB\n";
     struct rlimit limit;
     if (getrlimit(RLIMIT_STACK, &limit) != 0 || limit.rlim_cur >= WANTED_STACK) return true;
     limit.rlim_cur = limit.rlim_max < WANTED_STACK ? limit.rlim_max : WANTED_STACK;
