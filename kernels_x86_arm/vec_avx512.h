@@ -103,12 +103,12 @@ INLINE vi vi_add_scaled(vi acc, vp p, vi scale, int largest) {
 
 /* ---- w16 ------------------------------------------------------------------------------------ */
 
-#define FR 4
-#define FM 6
-#define AQ 4
-#define AP 4
-#define AV 4
-#define AF 8
+#define FR               4
+#define FM               6
+#define AQ               4
+#define AP               4
+#define AV               4
+#define AF               8
 #define VECTORS_TOGETHER 4
 
 typedef __m512 w16;

@@ -7,9 +7,10 @@
  *                 h = Wdown (act(Wgate norm(x)) * (Wup norm(x)))  (post-norm);  x = x + h
  *     logits = Wout norm(x)                                  (softcap)
  *
- * A block is nine jobs of the pool (the last one ten), alternating between work on rows (norms, rotation, conversion
- * of activations) and work on columns or heads (matrix products, attention). With one row the row
- * jobs have one chunk and run at once on the calling thread, which leaves four meetings per layer.
+ * A block is nine jobs of the pool (the last one ten), alternating between work on rows (norms,
+ * rotation, conversion of activations) and work on columns or heads (matrix products, attention).
+ * With one row the row jobs have one chunk and run at once on the calling thread, which leaves four
+ * meetings per layer.
  *
  * Only what a row itself holds goes into its result (see kernels.h), so the way work is cut here
  * may follow the number of rows and threads freely. Column chunks begin at multiples of 16, so that

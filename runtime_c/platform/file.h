@@ -20,9 +20,9 @@ lp_code lp_map_open(lp_map *map, const char *path, lp_error *err) LP_MUST_USE;
 void lp_map_close(lp_map *map);
 /* Tells the system which part is about to be read (advice only). */
 void lp_map_will_need(const lp_map *map, size_t offset, size_t size);
-/* Tells the system that all of a part of a mapping will be read, again and again (advice only). Linux
- * then brings what is not in memory yet by megabytes and maps it by large pages, where the file
- * system has them. */
+/* Tells the system that all of a part of a mapping will be read, again and again (advice only).
+ * Linux then brings what is not in memory yet by megabytes and maps it by large pages, where the
+ * file system has them. */
 void lp_map_large_pages(const uint8_t *part, size_t size);
 /* A read of a mapped page that fails (file truncated, medium gone) prints one line and exits with
  * status 70 instead of dying by signal. Called once by main. */
