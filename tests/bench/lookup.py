@@ -95,6 +95,8 @@ def main() -> None:
     words = sys.argv[1:]
     end = words.index("--") if "--" in words else len(words)
     args, options = parser.parse_args(words[:end]), words[end + 1 :]
+    if args.pairs < 2:
+        parser.error("--pairs: a spread needs two at least")
     record: dict[str, Any] = {}
     common = ("-c", "2048", "--parallel", "1", "--system", "", *options)
     with (
