@@ -22,8 +22,8 @@
  *       16 partial sums, element k into sum k % 16, by madd in order of k
  *       folded as fold16 in ref.c does; the stretches' sums are added in order
  *   bf16 activations (BF16 weights), for each stretch of LP_STRETCH_VECTORS * 32 elements:
- *       16 partial sums, of each 32 elements the odd one 2i + 1 and then the even one 2i into sum i
- *       folded and added as above
+ *       4 partial sums s, of each 8 elements the odd one 2i + 1 and then the even one 2i into s[i]
+ *       folded as (s[0] + s[1]) + (s[2] + s[3]); the stretches' sums are added in order
  *   The products of bfloats are exact. Denormal weights may count as zeros.
  * Levels with fma agree with each other bit for bit, and so do those without.
  *

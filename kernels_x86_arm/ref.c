@@ -295,16 +295,17 @@ static float dot_row_bf16(const uint8_t *weights, const uint8_t *acts, size_t n_
     const size_t stretch = LP_STRETCH_VECTORS * 32;
     float sum = 0.0f;
     for (size_t k = 0; k < n_in; k += stretch) {
-        float sums[16] = {0};
+        float sums[4] = {0};
         for (size_t i = k; i < n_in && i < k + stretch; i++) {
             size_t e = i ^ 1;     /* odd before even */
             if (e >= n_in) e = i; /* the last of an odd number */
             uint16_t w, x;
             memcpy(&w, weights + 2 * e, sizeof w);
             memcpy(&x, acts + 2 * e, sizeof x);
-            sums[e % 32 / 2] = lp_bf16_to_f32(w) * lp_bf16_to_f32(x) + sums[e % 32 / 2];
+            sums[e % 8 / 2] = lp_bf16_to_f32(w) * lp_bf16_to_f32(x) + sums[e % 8 / 2];
         }
-        sum = k == 0 ? fold16(sums) : sum + fold16(sums);
+        float folded = (sums[0] + sums[1]) + (sums[2] + sums[3]);
+        sum = k == 0 ? folded : sum + folded;
     }
     return sum;
 }

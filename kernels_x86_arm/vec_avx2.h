@@ -465,6 +465,10 @@ INLINE vi vi_dot(vi acc, vi w, vi a, int signed_bytes) {
 
 #define FR 2 /* weight rows and */
 #define FM 3 /* activation rows of the float tile: 12 of 16 registers hold sums */
+#define BS 2 /* up to so many activation rows read bfloats where they lie, */
+#define BV 1 /* BV w16s of them with one activation row */
+#define BR 1 /* w16s of bfloats and */
+#define BM 4 /* activation rows of their tile */
 #define AQ 2 /* queries and */
 #define AP 2 /* positions of the score tile; AQ queries and AV vectors of the value tile */
 #define AV 2
@@ -513,6 +517,27 @@ INLINE w16 w16_bdot(int native, w16 acc, w16 w, w16 x) {
     (void)native;
     return (w16){bdot8(acc.a, _mm256_castps_si256(w.a), _mm256_castps_si256(x.a)),
                  bdot8(acc.b, _mm256_castps_si256(w.b), _mm256_castps_si256(x.b))};
+}
+/* Sixteen bytes, in each quarter. */
+INLINE w16 w16_repeat(const uint8_t *p) {
+    __m256 x = _mm256_broadcast_ps((const __m128 *)(const void *)p);
+    return (w16){x, x};
+}
+/* Sixteen bytes of each: quarters 0, 1, 2, 3. */
+INLINE w16 w16_quarters(const uint8_t *a, const uint8_t *b, const uint8_t *c, const uint8_t *d) {
+    const float *p = (const void *)a, *q = (const void *)b, *r = (const void *)c,
+                *s = (const void *)d;
+    return (w16){_mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(p)), _mm_loadu_ps(q), 1),
+                 _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(r)), _mm_loadu_ps(s), 1)};
+}
+/* Each quarter's four partial sums: (0 + 1) + (2 + 3). */
+INLINE void w16_fold_quartered(float out[4], w16 x) {
+    /* two of quarter 0, two of 2; two of 1, two of 3 */
+    __m256 two =
+        _mm256_add_ps(_mm256_shuffle_ps(x.a, x.b, 0x88), _mm256_shuffle_ps(x.a, x.b, 0xdd));
+    __m128 even = _mm256_castps256_ps128(two), odd = _mm256_extractf128_ps(two, 1);
+    __m128 sums = _mm_add_ps(_mm_shuffle_ps(even, odd, 0x88), _mm_shuffle_ps(even, odd, 0xdd));
+    _mm_storeu_ps(out, _mm_shuffle_ps(sums, sums, 0xd8)); /* of 0, 2, 1, 3 */
 }
 INLINE w16 w16_abs(w16 x) {
     __m256 sign = _mm256_set1_ps(-0.0f);

@@ -105,6 +105,10 @@ INLINE vi vi_add_scaled(vi acc, vp p, vi scale, int largest) {
 
 #define FR               4
 #define FM               6
+#define BS               8
+#define BV               1
+#define BR               4
+#define BM               6
 #define AQ               4
 #define AP               4
 #define AV               4
@@ -159,6 +163,15 @@ INLINE w16 w16_bdot(int native, w16 acc, w16 w, w16 x) {
                           _mm512_castsi512_ps(_mm512_and_si512(b, odd)), acc);
     return _mm512_fmadd_ps(_mm512_castsi512_ps(_mm512_slli_epi32(a, 16)),
                            _mm512_castsi512_ps(_mm512_slli_epi32(b, 16)), acc);
+}
+INLINE w16 w16_repeat(const uint8_t *p) {
+    return _mm512_broadcast_f32x4(_mm_loadu_ps((const float *)(const void *)p));
+}
+INLINE w16 w16_quarters(const uint8_t *a, const uint8_t *b, const uint8_t *c, const uint8_t *d) {
+    __m512i x = _mm512_castsi128_si512(_mm_loadu_si128((const void *)a));
+    x = _mm512_inserti32x4(x, _mm_loadu_si128((const void *)b), 1);
+    x = _mm512_inserti32x4(x, _mm_loadu_si128((const void *)c), 2);
+    return _mm512_castsi512_ps(_mm512_inserti32x4(x, _mm_loadu_si128((const void *)d), 3));
 }
 INLINE w16 w16_abs(w16 x) {
     return _mm512_abs_ps(x);
@@ -248,6 +261,15 @@ INLINE w16 w16_fold_eighths(w16 x, w16 y) { /* in each lane 2 of x, then 2 of y 
 }
 INLINE w16 w16_fold_last(w16 x, w16 y) { /* in each lane x's two sums, then y's */
     return _mm512_add_ps(_mm512_shuffle_ps(x, y, 0x88), _mm512_shuffle_ps(x, y, 0xdd));
+}
+/* Four partial sums in each quarter: the sums of quarter q to 4q + v, v = 0 for a. */
+INLINE w16 w16_fold_quartered4(w16 a, w16 b, w16 c, w16 d) {
+    return w16_fold_last(w16_fold_last(a, b), w16_fold_last(c, d));
+}
+INLINE void w16_fold_quartered(float out[4], w16 x) {
+    w16 sums = w16_fold_last(w16_fold_last(x, x), x);
+    const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0);
+    _mm_storeu_ps(out, _mm512_castps512_ps128(_mm512_permutexvar_ps(order, sums)));
 }
 /* Four partial sums of each: a vector's lane. */
 INLINE w16 w16_fold_four(w16 a, w16 b, w16 c, w16 d) {

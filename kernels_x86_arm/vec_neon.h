@@ -534,6 +534,10 @@ INLINE vi vi_add_scaled(vi acc, vp p, vi scale, int limit) {
 #define VEC_UNROLL_DOTS
 #define FR 2
 #define FM 2
+#define BS 8
+#define BV 2
+#define BR 1
+#define BM 6
 #define AQ 2
 #define AP 2
 #define AV 2
@@ -625,6 +629,17 @@ INLINE w16 w16_bdot(int native, w16 acc, w16 w, w16 x) {
     (void)native;
     W16_EACH acc.v[i] = bdot4(acc.v[i], w.v[i], x.v[i]);
     return acc;
+}
+INLINE w16 w16_repeat(const uint8_t *p) {
+    float32x4_t x = vreinterpretq_f32_u8(vld1q_u8(p));
+    return (w16){{x, x, x, x}};
+}
+INLINE w16 w16_quarters(const uint8_t *a, const uint8_t *b, const uint8_t *c, const uint8_t *d) {
+    return (w16){{vreinterpretq_f32_u8(vld1q_u8(a)), vreinterpretq_f32_u8(vld1q_u8(b)),
+                  vreinterpretq_f32_u8(vld1q_u8(c)), vreinterpretq_f32_u8(vld1q_u8(d))}};
+}
+INLINE void w16_fold_quartered(float out[4], w16 x) {
+    vst1q_f32(out, vpaddq_f32(vpaddq_f32(x.v[0], x.v[1]), vpaddq_f32(x.v[2], x.v[3])));
 }
 INLINE w16 w16_bfloats(const void *p) {
     w16 out;

@@ -333,6 +333,10 @@ INLINE vi vi_dot(vi acc, vi w, vi a, int signed_bytes) {
 
 #define FR 1
 #define FM 2
+#define BS 2
+#define BV 1
+#define BR 1
+#define BM 2
 #define AQ 1
 #define AP 2
 #define AV 1
@@ -418,6 +422,21 @@ INLINE w16 w16_bdot(int native, w16 acc, w16 w, w16 x) {
         acc.v[i] = _mm_add_ps(_mm_add_ps(acc.v[i], first), second);
     }
     return acc;
+}
+INLINE w16 w16_repeat(const uint8_t *p) {
+    __m128 x = _mm_loadu_ps((const float *)(const void *)p);
+    return (w16){{x, x, x, x}};
+}
+INLINE w16 w16_quarters(const uint8_t *a, const uint8_t *b, const uint8_t *c, const uint8_t *d) {
+    const float *p = (const void *)a, *q = (const void *)b, *r = (const void *)c,
+                *s = (const void *)d;
+    return (w16){{_mm_loadu_ps(p), _mm_loadu_ps(q), _mm_loadu_ps(r), _mm_loadu_ps(s)}};
+}
+INLINE __m128 fold_pairs(__m128 x, __m128 y) {
+    return _mm_add_ps(_mm_shuffle_ps(x, y, 0x88), _mm_shuffle_ps(x, y, 0xdd));
+}
+INLINE void w16_fold_quartered(float out[4], w16 x) {
+    _mm_storeu_ps(out, fold_pairs(fold_pairs(x.v[0], x.v[1]), fold_pairs(x.v[2], x.v[3])));
 }
 INLINE w16 w16_bfloats(const void *p) {
     w16 out;
