@@ -463,8 +463,8 @@ INLINE vi vi_dot(vi acc, vi w, vi a, int signed_bytes) {
 
 /* ---- w16 ------------------------------------------------------------------------------------ */
 
-#define FR 2 /* weight rows and */
-#define FM 3 /* activation rows of the float tile: 12 of 16 registers hold sums */
+#define FR 3 /* weight rows, which stay in the L1 cache, and */
+#define FM 2 /* activation rows of the float tile: 12 of 16 registers hold sums */
 #define BS 2 /* up to so many activation rows read bfloats where they lie, */
 #define BV 1 /* BV w16s of them with one activation row */
 #define BR 1 /* w16s of bfloats and */
