@@ -5,7 +5,8 @@
  *   di/df DL int32 / float lanes, one weight row each: the decode body's results. kr, kr8, ks:
  *         scales of K types, as its products take them.
  *   vi/vf NL int32 / float lanes, one weight row each: the prefill tile. Here vi = di, vf = df.
- *   w16   16 floats: dot products in 16 partial sums, attention, elementwise functions.
+ *   w16   16 floats: dot products in 16 partial sums (bfloats: four of each of four rows),
+ *         attention, elementwise functions.
  *
  * Integer products: VPMADDUBSW multiplies unsigned by signed bytes and adds pairs with saturation
  * at 16 bits. Weights go on the unsigned side, value + offset. Sums stay below 2^15 for quants up
@@ -358,6 +359,10 @@ INLINE void vec_prefetch_far(const void *p) {
     _mm_prefetch(p, _MM_HINT_T1);
 }
 
+INLINE __m128 fold_pairs(__m128 x, __m128 y) { /* 0 + 1 and 2 + 3 of x, then of y */
+    return _mm_add_ps(_mm_shuffle_ps(x, y, 0x88), _mm_shuffle_ps(x, y, 0xdd));
+}
+
 #ifndef VEC_AVX512
 /* ---- vi, vf: the prefill tile --------------------------------------------------------------- */
 
@@ -465,8 +470,7 @@ INLINE vi vi_dot(vi acc, vi w, vi a, int signed_bytes) {
 
 #define FR 3 /* weight rows, which stay in the L1 cache, and */
 #define FM 2 /* activation rows of the float tile: 12 of 16 registers hold sums */
-#define BS 2 /* up to so many activation rows read bfloats where they lie, */
-#define BV 1 /* BV w16s of them with one activation row */
+#define BS 2 /* up to so many activation rows read bfloats where they lie */
 #define BR 1 /* w16s of bfloats and */
 #define BM 4 /* activation rows of their tile */
 #define AQ 2 /* queries and */
@@ -536,7 +540,7 @@ INLINE void w16_fold_quartered(float out[4], w16 x) {
     __m256 two =
         _mm256_add_ps(_mm256_shuffle_ps(x.a, x.b, 0x88), _mm256_shuffle_ps(x.a, x.b, 0xdd));
     __m128 even = _mm256_castps256_ps128(two), odd = _mm256_extractf128_ps(two, 1);
-    __m128 sums = _mm_add_ps(_mm_shuffle_ps(even, odd, 0x88), _mm_shuffle_ps(even, odd, 0xdd));
+    __m128 sums = fold_pairs(even, odd);
     _mm_storeu_ps(out, _mm_shuffle_ps(sums, sums, 0xd8)); /* of 0, 2, 1, 3 */
 }
 INLINE w16 w16_abs(w16 x) {
@@ -617,8 +621,7 @@ INLINE float w16_fold_max(w16 x) {
         __m128 p = w16_fold_to4(a), q = w16_fold_to4(b), r = w16_fold_to4(c), s = w16_fold_to4(d); \
         __m128 pq = _mm_add_ps(_mm_movelh_ps(p, q), _mm_movehl_ps(q, p));                          \
         __m128 rs = _mm_add_ps(_mm_movelh_ps(r, s), _mm_movehl_ps(s, r));                          \
-        _mm_storeu_ps(out,                                                                         \
-                      _mm_add_ps(_mm_shuffle_ps(pq, rs, 0x88), _mm_shuffle_ps(pq, rs, 0xdd)));     \
+        _mm_storeu_ps(out, fold_pairs(pq, rs));                                                    \
     }
 
 #ifndef VEC_AVX512

@@ -106,7 +106,6 @@ INLINE vi vi_add_scaled(vi acc, vp p, vi scale, int largest) {
 #define FR               4
 #define FM               6
 #define BS               8
-#define BV               1
 #define BR               4
 #define BM               6
 #define AQ               4
@@ -172,6 +171,20 @@ INLINE w16 w16_quarters(const uint8_t *a, const uint8_t *b, const uint8_t *c, co
     x = _mm512_inserti32x4(x, _mm_loadu_si128((const void *)b), 1);
     x = _mm512_inserti32x4(x, _mm_loadu_si128((const void *)c), 2);
     return _mm512_castsi512_ps(_mm512_inserti32x4(x, _mm_loadu_si128((const void *)d), 3));
+}
+/* Sixteen bytes after another of four lines, as w16_quarters takes them. */
+#define VEC_QUARTER_LINES
+INLINE void w16_quarter_lines(const uint8_t *const line[4], size_t at, w16 out[4]) {
+    w16 a = _mm512_loadu_ps((const float *)(const void *)(line[0] + at));
+    w16 b = _mm512_loadu_ps((const float *)(const void *)(line[1] + at));
+    w16 c = _mm512_loadu_ps((const float *)(const void *)(line[2] + at));
+    w16 d = _mm512_loadu_ps((const float *)(const void *)(line[3] + at));
+    w16 ab = _mm512_shuffle_f32x4(a, b, 0x44), cd = _mm512_shuffle_f32x4(c, d, 0x44);
+    out[0] = _mm512_shuffle_f32x4(ab, cd, 0x88);
+    out[1] = _mm512_shuffle_f32x4(ab, cd, 0xdd);
+    ab = _mm512_shuffle_f32x4(a, b, 0xee), cd = _mm512_shuffle_f32x4(c, d, 0xee);
+    out[2] = _mm512_shuffle_f32x4(ab, cd, 0x88);
+    out[3] = _mm512_shuffle_f32x4(ab, cd, 0xdd);
 }
 INLINE w16 w16_abs(w16 x) {
     return _mm512_abs_ps(x);
@@ -263,6 +276,7 @@ INLINE w16 w16_fold_last(w16 x, w16 y) { /* in each lane x's two sums, then y's 
     return _mm512_add_ps(_mm512_shuffle_ps(x, y, 0x88), _mm512_shuffle_ps(x, y, 0xdd));
 }
 /* Four partial sums in each quarter: the sums of quarter q to 4q + v, v = 0 for a. */
+#define VEC_FOLD_QUARTERED4
 INLINE w16 w16_fold_quartered4(w16 a, w16 b, w16 c, w16 d) {
     return w16_fold_last(w16_fold_last(a, b), w16_fold_last(c, d));
 }

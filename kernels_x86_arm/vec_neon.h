@@ -535,7 +535,6 @@ INLINE vi vi_add_scaled(vi acc, vp p, vi scale, int limit) {
 #define FR 2
 #define FM 2
 #define BS 8
-#define BV 2
 #define BR 1
 #define BM 6
 #define AQ 2

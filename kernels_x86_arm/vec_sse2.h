@@ -334,7 +334,6 @@ INLINE vi vi_dot(vi acc, vi w, vi a, int signed_bytes) {
 #define FR 1
 #define FM 2
 #define BS 2
-#define BV 1
 #define BR 1
 #define BM 2
 #define AQ 1

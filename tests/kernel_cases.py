@@ -150,12 +150,13 @@ class Product:
         rows: list[int] | None = None,
         columns: tuple[int, int] | None = None,
         pad: int = 0,
+        scratch: U8 | None = None,
     ) -> F32:
         """(rows, n_out); columns not computed and padding stay NaN."""
         ffi = self.ffi
         acts = self.acts(level) if acts is None else acts
         task, out, _keep = self.task(acts, rows, pad)
-        scratch = aligned(level.matmul_scratch)
+        scratch = aligned(level.matmul_scratch) if scratch is None else scratch
         begin, end = columns or (0, self.n_out)
         level.matmul(task, begin, end, ffi.from_buffer(scratch))
         return out

@@ -44,8 +44,10 @@ static void fill_weights(const lp_type_info *type, uint8_t *out, size_t blocks) 
     }
 }
 
-#define N        21
-#define MAX_ROWS 9
+#define N        21 /* weight rows; MOST_N where a panel of bfloats must be followed by another */
+#define MOST_N   37
+#define MAX_ROWS 9 /* activation rows; as many more */
+#define MOST     14
 
 static void *need(size_t bytes) {
     void *block = aligned_alloc(64, (bytes + 127) / 64 * 64);
@@ -60,18 +62,19 @@ static void multiply(const lp_kernels *level, lp_matmul *task, const float *x, f
                          acts);
     task->acts = acts;
     task->out = out;
-    level->matmul(task, 0, N, scratch);
+    level->matmul(task, 0, task->n_out, scratch);
     free(acts);
     free(scratch);
 }
 
 /* Rows of an odd number, in another order and one twice: bit for bit what they were among all. */
 static int compare_list(const lp_kernels *level, lp_matmul task, const float *x, const float *all) {
-    static const int32_t picked[] = {2, 0, 0, 4, 1, 3, 5};
-    static float got[7 * N];
-    size_t used = 0;
-    int32_t list[7];
-    for (size_t i = 0; i < 7; i++) {
+    static const int32_t picked[] = {2, 0, 0, 4, 1, 3, 5, 8, 7, 6, 10};
+    enum { PICKED = sizeof picked / sizeof picked[0] };
+    static float got[PICKED * MOST_N];
+    size_t used = 0, n = task.n_out;
+    int32_t list[PICKED];
+    for (size_t i = 0; i < PICKED; i++) {
         if ((size_t)picked[i] < task.n_rows) list[used++] = picked[i];
     }
     task.row_list = list;
@@ -79,7 +82,7 @@ static int compare_list(const lp_kernels *level, lp_matmul task, const float *x,
     for (task.n_list = 1; task.n_list <= used && !bad; task.n_list += 2) {
         multiply(level, &task, x, got);
         for (size_t i = 0; i < task.n_list; i++)
-            bad |= memcmp(got + i * N, all + (size_t)list[i] * N, N * sizeof(float)) != 0;
+            bad |= memcmp(got + i * n, all + (size_t)list[i] * n, n * sizeof(float)) != 0;
     }
     return bad;
 }
@@ -92,45 +95,45 @@ static double magnitude(const float *w, const float *x, size_t n) {
 }
 
 static int compare_matmul(const lp_kernels *level, const lp_type_info *type, lp_act_mode mode,
-                          size_t n_in, size_t rows) {
+                          size_t n_in, size_t rows, size_t n_out) {
     const lp_kernels *ref = lp_kernels_select("ref", NULL);
     size_t row_bytes = 0;
     if (!lp_type_row_bytes(type, n_in, &row_bytes)) return 2;
-    uint8_t *weights = need(row_bytes * N);
+    uint8_t *weights = need(row_bytes * n_out);
     float *x = need(rows * n_in * sizeof(float)), *w = need(n_in * sizeof(float));
     float *w_level = need(n_in * sizeof(float));
-    static float expected[MAX_ROWS * N], got[MAX_ROWS * N], alone[N];
-    fill_weights(type, weights, N * n_in / type->block_len);
+    static float expected[MOST * MOST_N], got[MOST * MOST_N], alone[MOST_N];
+    fill_weights(type, weights, n_out * n_in / type->block_len);
     for (size_t i = 0; i < rows * n_in; i++) x[i] = random_float();
     lp_matmul task = {.type = type->id,
                       .weights = weights,
                       .row_bytes = row_bytes,
                       .n_in = n_in,
-                      .n_out = N,
+                      .n_out = n_out,
                       .kind = lp_act_kind_for(type->id, mode),
                       .n_rows = rows,
-                      .out_stride = N};
+                      .out_stride = n_out};
     multiply(ref, &task, x, expected);
     multiply(level, &task, x, got);
     int bad = compare_list(level, task, x, got);
     const lp_kernels *neon = lp_kernels_select("neon", NULL);
     if (neon != NULL && level != ref) { /* the levels of Arm agree bit for bit */
         multiply(neon, &task, x, expected);
-        bad |= memcmp(expected, got, rows * N * sizeof(float)) != 0;
+        bad |= memcmp(expected, got, rows * n_out * sizeof(float)) != 0;
         multiply(ref, &task, x, expected);
     }
     task.n_rows = 1;
     multiply(level, &task, x + (rows - 1) * n_in, alone);
-    for (size_t n = 0; n < N && !bad; n++) {
+    for (size_t n = 0; n < n_out && !bad; n++) {
         lp_dequantize(type->id, weights + n * row_bytes, w, n_in);
         level->dequantize_row(type->id, weights + n * row_bytes, w_level, n_in);
         bad = memcmp(w, w_level, n_in * sizeof(float)) != 0;
         for (size_t r = 0; r < rows && !bad; r++) {
             double limit = 1e-5 * magnitude(w, x + r * n_in, n_in);
-            double difference = fabs((double)got[r * N + n] - (double)expected[r * N + n]);
+            double difference = fabs((double)got[r * n_out + n] - (double)expected[r * n_out + n]);
             bad = !(difference <= limit);
         }
-        if (memcmp(&alone[n], &got[(rows - 1) * N + n], sizeof(float)) != 0) bad = 1;
+        if (memcmp(&alone[n], &got[(rows - 1) * n_out + n], sizeof(float)) != 0) bad = 1;
     }
     if (bad)
         printf("%s: %s mode %d K %zu rows %zu differs\n", level->name, type->name, (int)mode, n_in,
@@ -254,16 +257,20 @@ static int check(const lp_kernels *level) {
         /* Longer than a panel of any level. */
         if (type->block_len > 1) {
             size_t n_in = type->block_len == 32 ? 80 * 32 : 9 * 256;
-            bad |= compare_matmul(level, type, LP_ACT_INT8, n_in, 8), count++;
+            bad |= compare_matmul(level, type, LP_ACT_INT8, n_in, 8, N), count++;
         } else { /* whole vectors, more than a stretch of them */
-            bad |= compare_matmul(level, type, LP_ACT_INT8, 2112, 2), count++;
-            bad |= compare_matmul(level, type, LP_ACT_F32, 2112, 2), count++;
+            bad |= compare_matmul(level, type, LP_ACT_INT8, 2112, 2, N), count++;
+            bad |= compare_matmul(level, type, LP_ACT_F32, 2112, 2, N), count++;
+        }
+        if (type->id == LP_TYPE_BF16) { /* every tile, behind a stretch and a panel */
+            for (size_t rows = MAX_ROWS; rows <= MOST; rows++)
+                bad |= compare_matmul(level, type, LP_ACT_INT8, 2083, rows, MOST_N), count++;
         }
         for (size_t k = 1; k <= 3; k++) {
             size_t n_in = type->block_len == 1 ? k * 37 : k * type->block_len;
             for (size_t rows = 1; rows <= MAX_ROWS; rows += k) {
-                bad |= compare_matmul(level, type, LP_ACT_INT8, n_in, rows);
-                bad |= compare_matmul(level, type, LP_ACT_F32, n_in, rows);
+                bad |= compare_matmul(level, type, LP_ACT_INT8, n_in, rows, N);
+                bad |= compare_matmul(level, type, LP_ACT_F32, n_in, rows, N);
                 count += 2;
             }
         }

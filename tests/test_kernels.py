@@ -163,7 +163,7 @@ def test_few_rows_are_as_many(lib: Any, ffi: Any, name: str) -> None:
                 assert np.array_equal(p.run(level, acts, rows), whole[rows]), where
 
 
-@pytest.mark.parametrize("name", ["Q4_0", "Q4_1", "Q8_0", "Q4_K", "Q6_K"])
+@pytest.mark.parametrize("name", ["Q4_0", "Q4_1", "Q8_0", "Q4_K", "Q6_K", "BF16"])
 def test_strips_that_end_early(lib: Any, ffi: Any, name: str) -> None:
     """More weights than the lanes' longest strips hold (STRIP_BYTES of matmul_task.inc)."""
     n_in = 8192
@@ -283,8 +283,8 @@ class Guarded:
 @pytest.mark.parametrize("name", cases.NAMES)
 def test_no_read_past_the_end(lib: Any, ffi: Any, name: str) -> None:
     kind = cases.BY_NAME[name]
-    sizes = [kind.block, 3 * kind.block] if kind.block > 1 else [1, 5, 16, 21, 47, 64]
-    for n_in, rows, mode in itertools.product(sizes, (1, 3, 7), (INT8, FLOAT)):
+    sizes = [kind.block, 3 * kind.block] if kind.block > 1 else [1, 5, 16, 21, 47, 64, 2083]
+    for n_in, rows, mode in itertools.product(sizes, (1, 3, 9), (INT8, FLOAT)):
         p = product(lib, ffi, name, mode, 5, n_in, rows, 10)
         plain = p.weights
         for level in cases.levels(lib):
@@ -292,7 +292,8 @@ def test_no_read_past_the_end(lib: Any, ffi: Any, name: str) -> None:
             acts = Guarded(p.acts(level))
             guarded = Guarded(plain)
             p.weights = guarded.data.reshape(plain.shape)
-            assert np.array_equal(p.run(level, acts.data), expected)
+            scratch = Guarded(np.zeros(level.matmul_scratch, np.uint8))
+            assert np.array_equal(p.run(level, acts.data, scratch=scratch.data), expected)
             out = np.empty(n_in, np.float32)
             for row in p.weights:
                 level.dequantize_row(
