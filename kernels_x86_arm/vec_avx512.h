@@ -166,13 +166,7 @@ INLINE w16 w16_bdot(int native, w16 acc, w16 w, w16 x) {
 INLINE w16 w16_repeat(const uint8_t *p) {
     return _mm512_broadcast_f32x4(_mm_loadu_ps((const float *)(const void *)p));
 }
-INLINE w16 w16_quarters(const uint8_t *a, const uint8_t *b, const uint8_t *c, const uint8_t *d) {
-    __m512i x = _mm512_castsi128_si512(_mm_loadu_si128((const void *)a));
-    x = _mm512_inserti32x4(x, _mm_loadu_si128((const void *)b), 1);
-    x = _mm512_inserti32x4(x, _mm_loadu_si128((const void *)c), 2);
-    return _mm512_castsi512_ps(_mm512_inserti32x4(x, _mm_loadu_si128((const void *)d), 3));
-}
-/* Sixteen bytes after another of four lines, as w16_quarters takes them. */
+/* Four lines, sixteen bytes of each after another: a line's in its quarter of out[0], and so on. */
 #define VEC_QUARTER_LINES
 INLINE void w16_quarter_lines(const uint8_t *const line[4], size_t at, w16 out[4]) {
     w16 a = _mm512_loadu_ps((const float *)(const void *)(line[0] + at));
