@@ -17,6 +17,7 @@
  *       acc = madd(-dmin_weight * d_act, sum of min_int * activation sums, acc)
  *                                                            (Q2_K, Q4_K, Q5_K)
  *   The integer sums are exact in int32, so their order is free; they are then rounded to float.
+ *   int16 activations are two such rows, and their products are added: high + low.
  *   f32 activations (F32 and F16 weights, every type in the f32 mode), for each stretch of
  *   LP_STRETCH_VECTORS * 16 elements along K:
  *       16 partial sums, element k into sum k % 16, by madd in order of k
@@ -34,12 +35,16 @@
 #include "qtype.h"
 
 /* How activations travel to a matrix product. */
-typedef enum lp_act_mode { LP_ACT_INT8 = 0, LP_ACT_F32 = 1 } lp_act_mode;
+typedef enum lp_act_mode { LP_ACT_INT8 = 0, LP_ACT_F32 = 1, LP_ACT_INT16 = 2 } lp_act_mode;
 
 #define LP_STRETCH_VECTORS 64
 
 /* The activation format a weight type wants in a mode (LP_ACT_INT8: int8 blocks of 32 for
- * Q4_0 .. Q8_0, of 256 for the K types; bf16 for BF16; f32 for F32, F16. LP_ACT_F32: always f32).
+ * Q4_0 .. Q8_0, of 256 for the K types; bf16 for BF16; f32 for F32, F16. LP_ACT_INT16: int16 blocks
+ * instead of int8, else f32. LP_ACT_F32: always f32).
+ * A row of an int16 kind is two of the int8 kind, one after the other: its rounded values, called
+ * the high one, and what these lack, rounded in the same way, the low one. Together they have an
+ * error of at most 1.6e-5 of a block's largest magnitude.
  * Rows of the f32 and bf16 kinds are padded with zeros to an odd number of 64-byte lines, so that
  * a few of them side by side do not fight for the same cache sets. */
 typedef enum lp_act_kind {
@@ -47,6 +52,8 @@ typedef enum lp_act_kind {
     LP_ACT_KIND_I8_32,
     LP_ACT_KIND_I8_256,
     LP_ACT_KIND_BF16,
+    LP_ACT_KIND_I16_32,
+    LP_ACT_KIND_I16_256,
     LP_ACT_KIND_COUNT
 } lp_act_kind;
 

@@ -30,21 +30,22 @@ static void dot16(float sums[16], const float *a, const float *b, size_t n) {
 
 lp_act_kind lp_act_kind_for(uint32_t type, lp_act_mode mode) {
     if (mode == LP_ACT_F32) return LP_ACT_KIND_F32;
+    bool wide = mode == LP_ACT_INT16;
     switch (type) {
     case LP_TYPE_Q4_0:
     case LP_TYPE_Q4_1:
     case LP_TYPE_Q5_0:
     case LP_TYPE_Q5_1:
     case LP_TYPE_Q8_0:
-        return LP_ACT_KIND_I8_32;
+        return wide ? LP_ACT_KIND_I16_32 : LP_ACT_KIND_I8_32;
     case LP_TYPE_Q2_K:
     case LP_TYPE_Q3_K:
     case LP_TYPE_Q4_K:
     case LP_TYPE_Q5_K:
     case LP_TYPE_Q6_K:
-        return LP_ACT_KIND_I8_256;
+        return wide ? LP_ACT_KIND_I16_256 : LP_ACT_KIND_I8_256;
     case LP_TYPE_BF16:
-        return LP_ACT_KIND_BF16;
+        return wide ? LP_ACT_KIND_F32 : LP_ACT_KIND_BF16;
     default:
         return LP_ACT_KIND_F32;
     }
@@ -76,6 +77,10 @@ static size_t act_row_bytes(lp_act_kind kind, size_t n_in) {
         return n_in / 32 * sizeof(lp_act32);
     case LP_ACT_KIND_I8_256:
         return n_in / 256 * sizeof(lp_act256);
+    case LP_ACT_KIND_I16_32:
+        return 2 * act_row_bytes(LP_ACT_KIND_I8_32, n_in);
+    case LP_ACT_KIND_I16_256:
+        return 2 * act_row_bytes(LP_ACT_KIND_I8_256, n_in);
     case LP_ACT_KIND_BF16:
         return padded_row(n_in * sizeof(uint16_t));
     default:
@@ -103,9 +108,38 @@ static float quantize(const float *x, int8_t *q, size_t n) {
     return amax < 1e-30f ? 0.0f : amax / 127.0f;
 }
 
+static void quantize_block32(const float *x, lp_act32 *block) {
+    block->d = quantize(x, block->q, 32);
+    int32_t sum = 0;
+    for (unsigned i = 0; i < 32; i++) sum += block->q[i];
+    block->s = block->d * (float)sum;
+    block->correction = -128 * sum;
+}
+
+static void quantize_block256(const float *x, lp_act256 *block) {
+    block->d = quantize(x, block->q, 256);
+    for (unsigned j = 0; j < 16; j++) {
+        int32_t sum = 0;
+        for (unsigned i = 0; i < 16; i++) sum += block->q[16 * j + i];
+        block->sums[j] = (int16_t)sum;
+        block->owed[j] = -32 * sum;
+    }
+    for (unsigned j = 0; j < 8; j++)
+        block->sums32[j] = (int16_t)(block->sums[2 * j] + block->sums[2 * j + 1]);
+}
+
+/* What a block's quants lack of x: both operations rounded. */
+static void rest_of(const float *x, float d, const int8_t *q, float *rest, size_t n) {
+    for (size_t i = 0; i < n; i++) {
+        float product = d * (float)q[i];
+        rest[i] = x[i] - product;
+    }
+}
+
 static void quantize_acts(lp_act_kind kind, const float *x, size_t stride, size_t n_rows,
                           size_t row_begin, size_t row_end, size_t n_in, void *acts) {
     (void)n_rows;
+    float rest[256];
     for (size_t r = row_begin; r < row_end; r++) {
         const float *row = x + r * stride;
         uint8_t *out = (uint8_t *)acts + r * act_row_bytes(kind, n_in);
@@ -116,25 +150,21 @@ static void quantize_acts(lp_act_kind kind, const float *x, size_t stride, size_
             uint16_t bits = fabsf(row[i]) < FLT_MIN ? 0 : lp_f32_to_bf16(row[i]);
             memcpy(out + 2 * i, &bits, sizeof bits);
         }
-        for (size_t b = 0; kind == LP_ACT_KIND_I8_32 && b < n_in / 32; b++) {
+        bool by32 = kind == LP_ACT_KIND_I8_32 || kind == LP_ACT_KIND_I16_32;
+        bool by256 = kind == LP_ACT_KIND_I8_256 || kind == LP_ACT_KIND_I16_256;
+        for (size_t b = 0; by32 && b < n_in / 32; b++) {
             lp_act32 *block = (lp_act32 *)(void *)out + b;
-            block->d = quantize(row + 32 * b, block->q, 32);
-            int32_t sum = 0;
-            for (unsigned i = 0; i < 32; i++) sum += block->q[i];
-            block->s = block->d * (float)sum;
-            block->correction = -128 * sum;
+            quantize_block32(row + 32 * b, block);
+            if (kind == LP_ACT_KIND_I8_32) continue;
+            rest_of(row + 32 * b, block->d, block->q, rest, 32);
+            quantize_block32(rest, block + n_in / 32);
         }
-        for (size_t b = 0; kind == LP_ACT_KIND_I8_256 && b < n_in / 256; b++) {
+        for (size_t b = 0; by256 && b < n_in / 256; b++) {
             lp_act256 *block = (lp_act256 *)(void *)out + b;
-            block->d = quantize(row + 256 * b, block->q, 256);
-            for (unsigned j = 0; j < 16; j++) {
-                int32_t sum = 0;
-                for (unsigned i = 0; i < 16; i++) sum += block->q[16 * j + i];
-                block->sums[j] = (int16_t)sum;
-                block->owed[j] = -32 * sum;
-            }
-            for (unsigned j = 0; j < 8; j++)
-                block->sums32[j] = (int16_t)(block->sums[2 * j] + block->sums[2 * j + 1]);
+            quantize_block256(row + 256 * b, block);
+            if (kind == LP_ACT_KIND_I8_256) continue;
+            rest_of(row + 256 * b, block->d, block->q, rest, 256);
+            quantize_block256(rest, block + n_in / 256);
         }
     }
 }
@@ -325,6 +355,14 @@ static void matmul(const lp_matmul *t, size_t n_begin, size_t n_end, void *scrat
                 *out = dot_row32(t->type, weights, acts, t->n_in);
             } else if (t->kind == LP_ACT_KIND_I8_256) {
                 *out = dot_row256(t->type, weights, acts, t->n_in);
+            } else if (t->kind == LP_ACT_KIND_I16_32) {
+                const lp_act32 *high = acts, *low = high + t->n_in / 32;
+                *out = dot_row32(t->type, weights, high, t->n_in) +
+                       dot_row32(t->type, weights, low, t->n_in);
+            } else if (t->kind == LP_ACT_KIND_I16_256) {
+                const lp_act256 *high = acts, *low = high + t->n_in / 256;
+                *out = dot_row256(t->type, weights, high, t->n_in) +
+                       dot_row256(t->type, weights, low, t->n_in);
             } else if (t->kind == LP_ACT_KIND_BF16) {
                 *out = dot_row_bf16(weights, acts, t->n_in);
             } else {

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 OK = 0
 ARGUMENT, FORMAT, UNSUPPORTED, LIMIT, MEMORY, IO, FULL, STOPPED = range(1, 9)
-INT8, F32 = 0, 1
+INT8, F32, INT16 = 0, 1, 2
 KV_F16, KV_F32, KV_Q8_0 = 0, 1, 2
 
 Logits = npt.NDArray[np.float32]

@@ -171,6 +171,12 @@ def dequantized_acts(
     if act_kind == lib.LP_ACT_KIND_BF16:
         words = acts.view(np.uint16).reshape(rows, -1)[:, :n].astype(np.uint32) << 16
         return words.view(np.float32).astype(np.float64)
+    if act_kind in (lib.LP_ACT_KIND_I16_32, lib.LP_ACT_KIND_I16_256):
+        narrow = (
+            lib.LP_ACT_KIND_I8_32 if act_kind == lib.LP_ACT_KIND_I16_32 else lib.LP_ACT_KIND_I8_256
+        )
+        halves = dequantized_acts(lib, narrow, acts, 2 * rows, n)
+        return np.asarray(halves[::2] + halves[1::2])
     if act_kind == lib.LP_ACT_KIND_I8_32:
         fields = [("d", "<f4"), ("s", "<f4"), ("correction", "<i4"), ("q", "i1", (32,))]
     else:

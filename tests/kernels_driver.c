@@ -258,6 +258,7 @@ static int check(const lp_kernels *level) {
         if (type->block_len > 1) {
             size_t n_in = type->block_len == 32 ? 80 * 32 : 9 * 256;
             bad |= compare_matmul(level, type, LP_ACT_INT8, n_in, 8, N), count++;
+            bad |= compare_matmul(level, type, LP_ACT_INT16, n_in, 4, N), count++;
         } else { /* whole vectors, more than a stretch of them */
             bad |= compare_matmul(level, type, LP_ACT_INT8, 2112, 2, N), count++;
             bad |= compare_matmul(level, type, LP_ACT_F32, 2112, 2, N), count++;
@@ -271,7 +272,8 @@ static int check(const lp_kernels *level) {
             for (size_t rows = 1; rows <= MAX_ROWS; rows += k) {
                 bad |= compare_matmul(level, type, LP_ACT_INT8, n_in, rows, N);
                 bad |= compare_matmul(level, type, LP_ACT_F32, n_in, rows, N);
-                count += 2;
+                bad |= compare_matmul(level, type, LP_ACT_INT16, n_in, rows, N);
+                count += 3;
             }
         }
     }

@@ -314,7 +314,7 @@ REFUSED: list[tuple[list[str], int, str]] = [
     (["build", "MODEL", "-o", "OUT", "--arg", "--temp hot"], 2, "takes a number from 0 to 100"),
     (["build", "MODEL", "-o", "OUT", "--arg", "-c 2.5"], 2, "takes a whole number from 0"),
     (["build", "MODEL", "-o", "OUT", "--arg", "--top-p 2"], 2, "takes a number from 0 to 1"),
-    (["build", "MODEL", "-o", "OUT", "--arg", "--act int4"], 2, "--act is one of int8, f32"),
+    (["build", "MODEL", "-o", "OUT", "--arg", "--act int4"], 2, "--act is one of int8, int16, f32"),
     (["build", "MODEL", "-o", "OUT", "--max-size", "3.9"], 2, "no size; write it as 3.9GiB"),
     (["build", "MODEL", "-o", "OUT", "--max-size", "1GB", "--quant", "Q4_0"], 2, "not both"),
     (["build", "MODEL", "-o", "OUT", "--max-size", "1MB"], 1, "does not fit into 1,000,000 bytes"),

@@ -172,7 +172,7 @@ def test_an_answer_that_cannot_be_written_is_a_failure(
         (["-p", "x", "-n", "-1"], "--predict takes a whole number"),
         (["-p", "x", "-t", "0"], "--threads takes a whole number from 1"),
         (["-p", "x", "--cpu", "z80"], "z80"),
-        (["-p", "x", "--act", "int4"], "--act is int8 or f32"),
+        (["-p", "x", "--act", "int4"], "--act is int8, int16 or f32"),
         (["dance"], "unknown command 'dance'"),
         (["-p", "x", "--tmp", "3"], "unknown option --tmp"),
         (["--seed=3", "dance"], "unknown command 'dance'"),

@@ -18,7 +18,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-INT8, FLOAT = 0, 1
+INT8, FLOAT, INT16 = 0, 1, 2
+MODES = pytest.mark.parametrize("mode", [INT8, INT16, FLOAT], ids=["int8", "int16", "f32"])
 
 
 def lengths(kind: cases.WeightType) -> list[int]:
@@ -70,7 +71,7 @@ def test_best_level_is_default(lib: Any, ffi: Any, monkeypatch: pytest.MonkeyPat
 # --- matrix products -------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("mode", [INT8, FLOAT], ids=["int8", "f32"])
+@MODES
 @pytest.mark.parametrize("name", cases.NAMES)
 def test_matmul(lib: Any, ffi: Any, name: str, mode: int) -> None:
     """ref against numpy, the levels against ref, those with fma against each other bit by bit."""
@@ -118,7 +119,7 @@ def test_integer_sums_are_exact(lib: Any, ffi: Any, name: str) -> None:
             assert np.array_equal(p.run(level), expected), (cases.name_of(ffi, level), rows)
 
 
-@pytest.mark.parametrize("mode", [INT8, FLOAT], ids=["int8", "f32"])
+@MODES
 @pytest.mark.parametrize(
     ("name", "n_in"),
     [(name, 512 if cases.BY_NAME[name].block > 1 else 531) for name in cases.NAMES]
@@ -148,12 +149,13 @@ def test_result_does_not_depend_on_the_cut(
                     assert np.isnan(np.delete(out, np.s_[begin:end], axis=1)).all(), where
 
 
+@pytest.mark.parametrize("mode", [INT8, INT16], ids=["int8", "int16"])
 @pytest.mark.parametrize("name", cases.INTEGER_NAMES)
-def test_few_rows_are_as_many(lib: Any, ffi: Any, name: str) -> None:
+def test_few_rows_are_as_many(lib: Any, ffi: Any, name: str, mode: int) -> None:
     """Every rest of blocks that are taken together, and fewer weight rows than lanes."""
     block = cases.BY_NAME[name].block
     for blocks, n_out in itertools.product((5, 6, 7, 11), (5, 11)):
-        p = product(lib, ffi, name, INT8, n_out, blocks * block, 12, 15)
+        p = product(lib, ffi, name, mode, n_out, blocks * block, 12, 15)
         for level in cases.levels(lib)[:-1]:
             acts = p.acts(level)
             whole = p.run(level, acts)  # twelve rows are many for every type
@@ -163,12 +165,16 @@ def test_few_rows_are_as_many(lib: Any, ffi: Any, name: str) -> None:
                 assert np.array_equal(p.run(level, acts, rows), whole[rows]), where
 
 
-@pytest.mark.parametrize("name", ["Q4_0", "Q4_1", "Q8_0", "Q4_K", "Q6_K", "BF16"])
-def test_strips_that_end_early(lib: Any, ffi: Any, name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "mode"),
+    [(name, INT8) for name in ("Q4_0", "Q4_1", "Q8_0", "Q4_K", "Q6_K", "BF16")]
+    + [("Q5_0", INT16), ("Q8_0", INT16), ("Q4_K", INT16)],
+)
+def test_strips_that_end_early(lib: Any, ffi: Any, name: str, mode: int) -> None:
     """More weights than the lanes' longest strips hold (STRIP_BYTES of matmul_task.inc)."""
     n_in = 8192
     longest = (256 << 10) // cases.BY_NAME[name].row_bytes(n_in)
-    p = product(lib, ffi, name, INT8, 8 * longest + 11, n_in, 12, 16)
+    p = product(lib, ffi, name, mode, 8 * longest + 11, n_in, 12, 16)
     for level in cases.levels(lib)[:-1]:
         acts = p.acts(level)
         whole = p.run(level, acts)
@@ -199,9 +205,10 @@ def test_streams_share_their_rows(lib: Any, ffi: Any, name: str, mode: int) -> N
 
 def test_many_rows_and_long_rows(lib: Any, ffi: Any) -> None:
     """More rows than a sweep holds, and more of K than a panel holds."""
-    for name in ("Q4_1", "Q8_0", "Q6_K", "F16", "F32", "BF16"):
+    modes = [("Q8_0", INT16), ("Q4_K", INT16), ("F16", INT8), ("F32", INT8), ("BF16", INT8)]
+    for name, mode in [("Q4_1", INT8), ("Q8_0", INT8), ("Q6_K", INT8), *modes]:
         for n_in, rows in ((256, 1030), (8192, 9), (70144, 3)):
-            p = product(lib, ffi, name, INT8, 33, n_in, rows, 6)
+            p = product(lib, ffi, name, mode, 33, n_in, rows, 6)
             for level in cases.levels(lib)[:-1]:
                 acts = p.acts(level)
                 whole = p.run(level, acts)
@@ -232,6 +239,29 @@ def test_quantized_activations(lib: Any, ffi: Any) -> None:
     assert kind.block == 32
 
 
+@pytest.mark.parametrize("name", ["Q8_0", "Q6_K"])
+def test_wide_activations(lib: Any, ffi: Any, name: str) -> None:
+    """int16: the int8 blocks, and those of what they lack of x; to 1.6e-5 of a block's largest."""
+    rng = np.random.default_rng(18)
+    block = cases.BY_NAME[name].block
+    x = (rng.standard_normal((5, 7 * 256)) * 10.0 ** rng.integers(-9, 9, (5, 1))).astype(np.float32)
+    x[1, :256], x[2, 40] = 0, 1e4
+    x[3] *= np.float32(1e-32)
+    kind, levels = cases.BY_NAME[name], cases.levels(lib)
+    narrow, wide = (
+        cases.Product(ffi, lib, kind, np.zeros((1, 1), np.uint8), x, mode) for mode in (INT8, INT16)
+    )
+    for level in levels:
+        acts = wide.acts(level)
+        assert np.array_equal(acts, wide.acts(levels[-1])), cases.name_of(ffi, level)
+    high = narrow.acts(levels[-1]).reshape(5, -1)
+    assert np.array_equal(acts.reshape(5, 2, -1)[:, 0], high)
+    values = cases.dequantized_acts(lib, wide.act_kind, acts, 5, x.shape[1])
+    largest = np.abs(x).reshape(5, -1, block).max(axis=2, keepdims=True).astype(np.float64)
+    error = np.abs(values - x).reshape(5, -1, block)
+    assert (error <= 1.6e-5 * largest + 1e-30).all()
+
+
 def test_bfloat_activations(lib: Any, ffi: Any) -> None:
     """The nearest bfloat, the even one of two, on every level; rows padded with zeros."""
     rng = np.random.default_rng(12)
@@ -260,7 +290,7 @@ def test_hostile_values_do_no_harm(lib: Any, ffi: Any) -> None:
         weights = rng.integers(0, 256, (19, kind.row_bytes(512)), dtype=np.uint8)
         x = rng.standard_normal((7, 512)).astype(np.float32)
         x[0, ::7], x[1, 3], x[2, 5], x[3] = np.nan, np.inf, -np.inf, 3e38
-        for level, mode in itertools.product(cases.levels(lib), (INT8, FLOAT)):
+        for level, mode in itertools.product(cases.levels(lib), (INT8, INT16, FLOAT)):
             p = cases.Product(ffi, lib, kind, weights, x, mode)
             assert p.run(level).shape == (7, 19)
             assert p.run(level, rows=[0]).shape == (1, 19)
@@ -284,7 +314,7 @@ class Guarded:
 def test_no_read_past_the_end(lib: Any, ffi: Any, name: str) -> None:
     kind = cases.BY_NAME[name]
     sizes = [kind.block, 3 * kind.block] if kind.block > 1 else [1, 5, 16, 21, 47, 64, 2083]
-    for n_in, rows, mode in itertools.product(sizes, (1, 3, 9), (INT8, FLOAT)):
+    for n_in, rows, mode in itertools.product(sizes, (1, 3, 9), (INT8, INT16, FLOAT)):
         p = product(lib, ffi, name, mode, 5, n_in, rows, 10)
         plain = p.weights
         for level in cases.levels(lib):

@@ -18,9 +18,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import reference
-from engine_session import F32, INT8, Session
+from engine_session import F32, INT8, INT16, Session
 
 WINDOW, WINDOWS, PIECE = 1024, 4, 128
+MODES = (F32, INT16, INT8)
 # llama.cpp b11434, AVX-512, on this text: mean KL, how often the top token is the reference's.
 PEER = {"smollm2": (0.00300, 0.9609), "gemma3": (0.00580, 0.9525)}
 
@@ -41,8 +42,8 @@ def scores(request: pytest.FixtureRequest, native: Any) -> tuple[str, Scores]:
     """KL(reference || engine) of every position, and how often both name the same token."""
     path = request.getfixturevalue(request.param)
     model = reference.Reference(path)
-    kl: dict[int, list[npt.NDArray[np.float64]]] = {F32: [], INT8: []}
-    same: dict[int, list[npt.NDArray[np.bool_]]] = {F32: [], INT8: []}
+    kl: dict[int, list[npt.NDArray[np.float64]]] = {act: [] for act in MODES}
+    same: dict[int, list[npt.NDArray[np.bool_]]] = {act: [] for act in MODES}
     with ExitStack() as stack:
         size: dict[str, Any] = {
             "n_ctx": WINDOW,
@@ -51,7 +52,7 @@ def scores(request: pytest.FixtureRequest, native: Any) -> tuple[str, Scores]:
             "threads": 2,
         }
         engines = {
-            act: stack.enter_context(Session(native, path, act=act, **size)) for act in (F32, INT8)
+            act: stack.enter_context(Session(native, path, act=act, **size)) for act in MODES
         }
         tokens = engines[INT8].tokenize(text(), add_special=False)
         bos = native.lib.lp_vocab_bos(engines[INT8].open_vocab())
@@ -87,6 +88,15 @@ def test_f32_is_the_reference(scores: tuple[str, Scores]) -> None:
     print(f"\n{name} f32: KL mean {kl.mean():.2e} max {kl.max():.2e}, same top {same:.4f}")
     assert len(kl) >= 2000
     assert kl.max() < 1e-6
+
+
+def test_int16_is_all_but_the_reference(scores: tuple[str, Scores]) -> None:
+    """What small models run with; its cache is f16, as by default."""
+    name, by_mode = scores
+    kl, same = by_mode[INT16]
+    print(f"\n{name} int16: KL mean {kl.mean():.2e} max {kl.max():.2e}, same top {same:.4f}")
+    assert kl.mean() < 1e-5
+    assert same > 0.998
 
 
 def test_int8_is_no_worse_than_llama_cpp(scores: tuple[str, Scores]) -> None:

@@ -180,8 +180,9 @@ def test_all_stop_texts_count(smollm2: Path, pack: Callable[..., Any], tmp_path:
 
 def test_words_are_those_of_the_runtime(lib: Any, ffi: Any) -> None:
     options = default_args.runtime_options()
-    acts = [ffi.string(lib.lp_act_name(i)).decode() for i in range(2)]
-    types = []
+    acts, types = [], []
+    while (name := ffi.string(lib.lp_act_name(len(acts))).decode()) != "?":
+        acts.append(name)
     while (name := ffi.string(lib.lp_kv_type_name(len(types))).decode()) != "?":
         types.append(name)
     assert sorted(options["--act"][0].words) == sorted(acts)
@@ -192,7 +193,7 @@ def test_words_are_those_of_the_runtime(lib: Any, ffi: Any) -> None:
 @pytest.mark.parametrize(
     ("arg", "message"),
     [
-        ("--act int4", "--act is one of int8, f32"),
+        ("--act int4", "--act is one of int8, int16, f32"),
         ("--kv-type q4_0", "--kv-type is one of f16, f32, q8_0"),
         ("--cpu z80", "on x86_64 the levels are avx512bf16, "),
         ("--cpu neon", "on x86_64 the levels are"),

@@ -109,7 +109,7 @@ def test_the_same_answers_and_only_the_rest_evaluated(
     plain, none = pack("plain", save(tmp_path, arch), "--system", SYSTEM, "--no-embed-kv")
     kv = row["system_kv"]
     assert none["system_kv"] is None
-    assert (kv["act"], kv["kv_type"], kv["date"]) == ("f32", "f16", None)
+    assert (kv["act"], kv["kv_type"], kv["date"]) == ("int16", "f16", None)
     # Beside its own size it costs nothing but a few headers and a row of the manifest.
     assert 0 <= row["size"] - none["size"] - kv["size"] < 4096 + 1024
     for options in ([], ["--seed", "5", "--temp", "1"], ["--cpu", "ref", "--act", "int8"]):
@@ -224,7 +224,7 @@ def test_builds_are_the_same_and_say_how_it_was_computed(
     info_json = subprocess.run([str(path), "info", "--json"], capture_output=True, check=True)
     told = json.loads(info_json.stdout)
     assert (told["system_kv_tokens"], told["system_kv_bytes"]) == (kv["tokens"], kv["size"])
-    assert told["system_kv_path"] == f"--cpu {kv['cpu']} --act f32 --kv-type f16"
+    assert told["system_kv_path"] == f"--cpu {kv['cpu']} --act int16 --kv-type f16"
     assert subprocess.run([str(path), "verify"], capture_output=True, check=True).stdout
 
 

@@ -84,7 +84,7 @@ static void report(const lp_app *app, const result *r) {
     double decode = median(r->decode, n);
     const char *level = lp_engine_kernels(app->engine)->name;
     int threads = lp_engine_n_threads(app->engine);
-    const char *act = lp_engine_act(app->engine) == LP_ACT_F32 ? "f32" : "int8";
+    const char *act = lp_act_name(lp_engine_act(app->engine));
     if (o->json) {
         (void)lp_print_format(
             "{\"prefill_tps\": %.3f, \"decode_tps\": %.3f, \"n_prompt\": %lld, "

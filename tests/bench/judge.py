@@ -254,11 +254,11 @@ def work_for(model: Model, test: Test, act: str) -> tuple[str, float]:
     """The probe that bounds the matrix products of a test, and their work per token."""
     if test.kind == "tg":
         return "read_gbps", model.decode_bytes
-    if model.weights == "BF16":
+    if model.weights == "BF16" and act == "int8":
         return "bf16_gflops", model.prefill_ops
-    if act == "f32" or model.weights in ("F16", "F32"):
+    if act == "f32" or model.weights in ("F16", "F32", "BF16"):
         return "fp32_gflops", model.prefill_ops
-    return "int8_gops", model.prefill_ops
+    return "int8_gops", model.prefill_ops * (2 if act == "int16" else 1)
 
 
 # --- what is measured, and where the record goes ------------------------------------------------
@@ -324,7 +324,9 @@ def arguments() -> argparse.Namespace:
     what.add_argument("--context", action="store_true", help=f"cost against context: {CONTEXT}")
     what.add_argument("--busy", action="store_true", help="each test also beside busy neighbours")
     what.add_argument("--start", action="store_true", help="start to first token, memory, size")
-    what.add_argument("--act", default="int8", choices=["int8", "f32"], help="our activations")
+    what.add_argument(
+        "--act", default="int8", choices=["int8", "int16", "f32"], help="our activations"
+    )
     what.add_argument("--cpu", default="", help="our levels, as avx2,avx512 (default: the best)")
     what.add_argument("--threads", type=positive, default=2)
     much = parser.add_argument_group("how much")

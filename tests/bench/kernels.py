@@ -1,7 +1,7 @@
 """One thread's speed of every kernel level and weight type.
 
     python tests/bench/kernels.py [--levels avx512,avx2] [--types Q4_K,Q6_K]
-                                  [--act f32] [--json]
+                                  [--act int16] [--json]
 
 GB/s: weight bytes per second of a product with one activation row, weights beyond the caches.
 GOPS: 2 * M * N * K per second of a product with M = 512 rows. Each figure is the best of several
@@ -80,14 +80,14 @@ def main() -> None:
     parser.add_argument("--levels", default="", help="comma-separated; default: all that run here")
     parser.add_argument("--types", default="", help="comma-separated; default: all")
     parser.add_argument("--seconds", type=float, default=0.5, help="per figure")
-    parser.add_argument("--act", choices=["int8", "f32"], default="int8")
+    parser.add_argument("--act", choices=["int8", "int16", "f32"], default="int8")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     from llamapack import native
 
     loaded = native.load()
     ffi, lib = loaded.ffi, loaded.lib
-    mode = 1 if options.act == "f32" else 0
+    mode = {"int8": 0, "f32": 1, "int16": 2}[options.act]
     wanted = options.levels.split(",") if options.levels else []
     types = options.types.split(",") if options.types else cases.NAMES
     result: dict[str, Any] = {"read_gbps": round(read_rate(options.seconds), 1)}
