@@ -177,9 +177,10 @@ lp_kv_type lp_engine_kv_type_for(lp_act_mode act) {
     return act == LP_ACT_F32 ? LP_KV_F32 : LP_KV_F16;
 }
 
-/* Below this many parameters activations are int16 unless --act says otherwise. Rounding them to int8
- * costs a small model visible answers (SmolLM2 135M: mean KL 0.0036, another token on top in 3 % of
- * positions, and "the capital of France" answered wrongly), and a small model is fast either way.
+/* Below this many parameters activations are int16 unless --act says otherwise. Rounding them to
+ * int8 costs a small model visible answers (SmolLM2 135M: mean KL 0.0036, another token on top in 3
+ * % of positions, and "the capital of France" answered wrongly), and a small model is fast either
+ * way.
  */
 static const uint64_t PRECISE_BELOW = 500u * 1000u * 1000u;
 
