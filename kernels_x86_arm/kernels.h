@@ -19,12 +19,13 @@
  *   The integer sums are exact in int32, so their order is free; they are then rounded to float.
  *   int16 activations are two such rows, and their products are added: high + low.
  *   f32 activations (F32 and F16 weights, every type in the f32 mode), for each stretch of
- *   LP_STRETCH_VECTORS * 16 elements along K:
- *       16 partial sums, element k into sum k % 16, by madd in order of k
- *       folded as fold16 in ref.c does; the stretches' sums are added in order
- *   bf16 activations (BF16 weights), for each stretch of LP_STRETCH_VECTORS * 32 elements:
- *       4 partial sums s, of each 8 elements the odd one 2i + 1 and then the even one 2i into s[i]
- *       folded as (s[0] + s[1]) + (s[2] + s[3]); the stretches' sums are added in order
+ *   LP_F32_STRETCH elements along K:
+ *       8 partial sums, element k into sum k % 8, by madd in order of k
+ *       folded by halves, ((0 + 4) + (2 + 6)) + ((1 + 5) + (3 + 7)); the stretches' sums are added
+ *       in order
+ *   bf16 activations (BF16 weights), for each stretch of LP_BF16_STRETCH elements:
+ *       8 partial sums s, of each 16 elements the odd one 2i + 1 and then the even one 2i into s[i]
+ *       folded and added up in the same way
  *   The products of bfloats are exact. Denormal weights may count as zeros.
  * Levels with fma agree with each other bit for bit, and so do those without.
  *
@@ -37,7 +38,9 @@
 /* How activations travel to a matrix product. */
 typedef enum lp_act_mode { LP_ACT_INT8 = 0, LP_ACT_F32 = 1, LP_ACT_INT16 = 2 } lp_act_mode;
 
-#define LP_STRETCH_VECTORS 64
+/* Elements of K that share their partial sums: a few rows of them stay in an L1 cache beside others
+ * that pass. Multiples of every block's length. */
+enum { LP_F32_STRETCH = 768, LP_BF16_STRETCH = 2048 };
 
 /* The activation format a weight type wants in a mode (LP_ACT_INT8: int8 blocks of 32 for
  * Q4_0 .. Q8_0, of 256 for the K types; bf16 for BF16; f32 for F32, F16. LP_ACT_INT16: int16 blocks

@@ -14,9 +14,10 @@
 
 #include "blocks.h"
 
-/* The 16 partial sums of a dot product, folded by halves: (j, j+8), (j, j+4), (j, j+2), (0, 1). */
-static float fold16(float s[16]) {
-    for (unsigned width = 8; width > 0; width /= 2) {
+/* The 16 or 8 partial sums of a dot product, folded by halves: (j, j+8), (j, j+4), (j, j+2), (0,
+ * 1). */
+static float fold(float *s, unsigned count) {
+    for (unsigned width = count / 2; width > 0; width /= 2) {
         for (unsigned j = 0; j < width; j++) s[j] = s[j] + s[j + width];
     }
     return s[0];
@@ -309,32 +310,33 @@ static float dot_row256(uint32_t type, const void *weights, const lp_act256 *act
 
 static float dot_row_f32(const lp_type_info *type, const uint8_t *weights, const float *acts,
                          size_t n_in) {
-    const size_t stretch = LP_STRETCH_VECTORS * 16; /* a multiple of every block length */
+    const size_t stretch = LP_F32_STRETCH;
     float sum = 0.0f;
     for (size_t k = 0; k < n_in; k += stretch) {
         size_t n = n_in - k < stretch ? n_in - k : stretch;
-        float sums[16] = {0}, values[LP_STRETCH_VECTORS * 16];
+        float sums[8] = {0}, values[LP_F32_STRETCH];
         lp_dequantize(type->id, weights + k / type->block_len * type->block_bytes, values, n);
-        dot16(sums, values, acts + k, n);
-        sum = k == 0 ? fold16(sums) : sum + fold16(sums);
+        for (size_t i = 0; i < n; i++) sums[i % 8] = values[i] * acts[k + i] + sums[i % 8];
+        float folded = fold(sums, 8);
+        sum = k == 0 ? folded : sum + folded;
     }
     return sum;
 }
 
 static float dot_row_bf16(const uint8_t *weights, const uint8_t *acts, size_t n_in) {
-    const size_t stretch = LP_STRETCH_VECTORS * 32;
+    const size_t stretch = LP_BF16_STRETCH;
     float sum = 0.0f;
     for (size_t k = 0; k < n_in; k += stretch) {
-        float sums[4] = {0};
+        float sums[8] = {0};
         for (size_t i = k; i < n_in && i < k + stretch; i++) {
             size_t e = i ^ 1;     /* odd before even */
             if (e >= n_in) e = i; /* the last of an odd number */
             uint16_t w, x;
             memcpy(&w, weights + 2 * e, sizeof w);
             memcpy(&x, acts + 2 * e, sizeof x);
-            sums[e % 8 / 2] = lp_bf16_to_f32(w) * lp_bf16_to_f32(x) + sums[e % 8 / 2];
+            sums[e % 16 / 2] = lp_bf16_to_f32(w) * lp_bf16_to_f32(x) + sums[e % 16 / 2];
         }
-        float folded = (sums[0] + sums[1]) + (sums[2] + sums[3]);
+        float folded = fold(sums, 8);
         sum = k == 0 ? folded : sum + folded;
     }
     return sum;
@@ -421,7 +423,7 @@ static void max_sum_exp(const float *x, size_t n, float *max, double *sum) {
     for (size_t i = 0; i < n; i += 1024) {
         float sums[16] = {0};
         for (size_t k = i; k < n && k < i + 1024; k++) sums[k % 16] += exp_of(x[k] - most);
-        total += (double)fold16(sums);
+        total += (double)fold(sums, 16);
     }
     *max = most;
     *sum = total;
@@ -457,7 +459,7 @@ static float score_of(const lp_attention *a, const float *q, size_t position) {
     for (size_t i = 0; i < a->head_dim; i++) {
         sums[i % 16] = q[i] * kv_value(a->kv_type, key, i) + sums[i % 16];
     }
-    float score = fold16(sums) * a->scale;
+    float score = fold(sums, 16) * a->scale;
     /* c * tanh(s / c), tanh y = 1 - 2 / (e^2y + 1) */
     if (a->softcap > 0) {
         float e = exp_of(score * (2.0f / a->softcap));
@@ -486,7 +488,7 @@ static void attend_stretch(const lp_attention *a, const float *q, float *part, s
             scores[p - block] = exp_of(scores[p - block] - max);
             sums[p % 16] += scores[p - block];
         }
-        total = total * shrink + fold16(sums);
+        total = total * shrink + fold(sums, 16);
         for (size_t j = 0; j < a->value_dim; j++) part[j] *= shrink;
         for (size_t p = begin; p < end; p++) {
             const uint8_t *value =
@@ -579,7 +581,7 @@ static void store_kv(lp_kv_type type, const float *x, void *out, size_t n) {
 static void rms_norm(const float *x, const float *weight, float eps, float *out, size_t n) {
     float sums[16] = {0};
     dot16(sums, x, x, n);
-    float factor = 1.0f / sqrtf(fold16(sums) / (float)n + eps);
+    float factor = 1.0f / sqrtf(fold(sums, 16) / (float)n + eps);
     for (size_t i = 0; i < n; i++) {
         float normed = x[i] * factor;
         out[i] = weight != NULL ? normed * weight[i] : normed;

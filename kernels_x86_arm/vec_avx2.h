@@ -363,6 +363,78 @@ INLINE __m128 fold_pairs(__m128 x, __m128 y) { /* 0 + 1 and 2 + 3 of x, then of 
     return _mm_add_ps(_mm_shuffle_ps(x, y, 0x88), _mm_shuffle_ps(x, y, 0xdd));
 }
 
+/* ---- s16: streamed floats, a register for each of two weight rows ------------------------------
+ */
+
+#define VEC_STREAMED
+typedef struct s16 {
+    __m256 a, b;
+} s16;
+
+INLINE s16 s16_zero(void) {
+    return (s16){_mm256_setzero_ps(), _mm256_setzero_ps()};
+}
+INLINE void s16_store(float *p, s16 x) {
+    _mm256_storeu_ps(p, x.a);
+    _mm256_storeu_ps(p + 8, x.b);
+}
+INLINE s16 s16_madd(s16 x, s16 y, s16 z) {
+    return (s16){_mm256_fmadd_ps(x.a, y.a, z.a), _mm256_fmadd_ps(x.b, y.b, z.b)};
+}
+INLINE __m256 bdot8(__m256 acc, __m256i w, __m256i x) {
+    __m256i odd = _mm256_set1_epi32(-65536);
+    acc = _mm256_fmadd_ps(_mm256_castsi256_ps(_mm256_and_si256(w, odd)),
+                          _mm256_castsi256_ps(_mm256_and_si256(x, odd)), acc);
+    return _mm256_fmadd_ps(_mm256_castsi256_ps(_mm256_slli_epi32(w, 16)),
+                           _mm256_castsi256_ps(_mm256_slli_epi32(x, 16)), acc);
+}
+/* Lane i: acc + w * x of the bfloats 2i + 1, then of 2i. */
+INLINE s16 s16_bdot(int native, s16 acc, s16 w, s16 x) {
+#ifdef VEC_AVX512
+    if (native) {
+        __asm__("vdpbf16ps %2, %1, %0" : "+v"(acc.a) : "v"(w.a), "v"(x.a));
+        __asm__("vdpbf16ps %2, %1, %0" : "+v"(acc.b) : "v"(w.b), "v"(x.b));
+        return acc;
+    }
+#endif
+    (void)native;
+    return (s16){bdot8(acc.a, _mm256_castps_si256(w.a), _mm256_castps_si256(x.a)),
+                 bdot8(acc.b, _mm256_castps_si256(w.b), _mm256_castps_si256(x.b))};
+}
+/* 32 bytes, in each half. */
+INLINE s16 s16_repeat(const uint8_t *p) {
+    __m256 x = _mm256_loadu_ps((const float *)(const void *)p);
+    return (s16){x, x};
+}
+/* 32 bytes of each: the first half and the second. */
+INLINE s16 s16_pair(const uint8_t *a, const uint8_t *b) {
+    return (s16){_mm256_loadu_ps((const float *)(const void *)a),
+                 _mm256_loadu_ps((const float *)(const void *)b)};
+}
+/* Eight halves of each, or eight bfloats. */
+INLINE s16 s16_pair_halves(const uint8_t *a, const uint8_t *b) {
+    return (s16){_mm256_cvtph_ps(_mm_loadu_si128((const void *)a)),
+                 _mm256_cvtph_ps(_mm_loadu_si128((const void *)b))};
+}
+INLINE __m256 widen_bfloats(const uint8_t *p) {
+    __m256i words = _mm256_cvtepu16_epi32(_mm_loadu_si128((const void *)p));
+    return _mm256_castsi256_ps(_mm256_slli_epi32(words, 16));
+}
+INLINE s16 s16_pair_bfloats(const uint8_t *a, const uint8_t *b) {
+    return (s16){widen_bfloats(a), widen_bfloats(b)};
+}
+/* The sums of eight, each as ((0 + 4) + (2 + 6)) + ((1 + 5) + (3 + 7)): of x's halves, of y's. */
+INLINE __m256 fold_two(s16 x) { /* four partial sums of each half */
+    return _mm256_add_ps(_mm256_permute2f128_ps(x.a, x.b, 0x20),
+                         _mm256_permute2f128_ps(x.a, x.b, 0x31));
+}
+INLINE void s16_fold_pairs(float out[4], s16 x, s16 y) {
+    __m256 p = fold_two(x), q = fold_two(y);
+    __m256 two = _mm256_add_ps(_mm256_shuffle_ps(p, q, 0x44), _mm256_shuffle_ps(p, q, 0xee));
+    __m128 sums = fold_pairs(_mm256_castps256_ps128(two), _mm256_extractf128_ps(two, 1));
+    _mm_storeu_ps(out, _mm_shuffle_ps(sums, sums, 0xd8)); /* were of x, y, x, y */
+}
+
 #ifndef VEC_AVX512
 /* ---- vi, vf: the prefill tile --------------------------------------------------------------- */
 
@@ -468,19 +540,17 @@ INLINE vi vi_dot(vi acc, vi w, vi a, int signed_bytes) {
 
 /* ---- w16 ------------------------------------------------------------------------------------ */
 
-#define FR 3 /* weight rows, which stay in the L1 cache, and */
-#define FM 2 /* activation rows of the float tile: 12 of 16 registers hold sums */
-#define BS 2 /* up to so many activation rows read bfloats where they lie */
-#define BR 1 /* w16s of bfloats and */
-#define BM 4 /* activation rows of their tile */
+#define BS 2 /* up to so many activation rows read float weights where they lie, */
+#define BA 2 /* so many at a time */
+#define BR 1 /* w16s of weights, two rows each, and */
+#define FM 6 /* activation rows of the tile of floats */
+#define BM 4 /* and of bfloats */
 #define AQ 2 /* queries and */
 #define AP 2 /* positions of the score tile; AQ queries and AV vectors of the value tile */
 #define AV 2
 #define AF 8 /* up to so many queries convert an F16 cache as they read it */
 
-typedef struct w16 {
-    __m256 a, b;
-} w16;
+typedef s16 w16;
 
 INLINE w16 w16_zero(void) {
     return (w16){_mm256_setzero_ps(), _mm256_setzero_ps()};
@@ -507,45 +577,20 @@ W16_OP(w16_max, _mm256_max_ps) /* the second operand where either is NaN */
 W16_OP(w16_min, _mm256_min_ps)
 #undef W16_OP
 INLINE w16 w16_madd(w16 x, w16 y, w16 z) {
-    return (w16){_mm256_fmadd_ps(x.a, y.a, z.a), _mm256_fmadd_ps(x.b, y.b, z.b)};
-}
-INLINE __m256 bdot8(__m256 acc, __m256i w, __m256i x) {
-    __m256i odd = _mm256_set1_epi32(-65536);
-    acc = _mm256_fmadd_ps(_mm256_castsi256_ps(_mm256_and_si256(w, odd)),
-                          _mm256_castsi256_ps(_mm256_and_si256(x, odd)), acc);
-    return _mm256_fmadd_ps(_mm256_castsi256_ps(_mm256_slli_epi32(w, 16)),
-                           _mm256_castsi256_ps(_mm256_slli_epi32(x, 16)), acc);
-}
-/* Lane i: acc + w * x of the bfloats 2i + 1, then of 2i. */
-INLINE w16 w16_bdot(int native, w16 acc, w16 w, w16 x) {
-    (void)native;
-    return (w16){bdot8(acc.a, _mm256_castps_si256(w.a), _mm256_castps_si256(x.a)),
-                 bdot8(acc.b, _mm256_castps_si256(w.b), _mm256_castps_si256(x.b))};
-}
-/* Sixteen bytes, in each quarter. */
-INLINE w16 w16_repeat(const uint8_t *p) {
-    __m256 x = _mm256_broadcast_ps((const __m128 *)(const void *)p);
-    return (w16){x, x};
-}
-/* Sixteen bytes of each: quarters 0, 1, 2, 3. */
-INLINE w16 w16_quarters(const uint8_t *a, const uint8_t *b, const uint8_t *c, const uint8_t *d) {
-    const float *p = (const void *)a, *q = (const void *)b, *r = (const void *)c,
-                *s = (const void *)d;
-    return (w16){_mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(p)), _mm_loadu_ps(q), 1),
-                 _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(r)), _mm_loadu_ps(s), 1)};
-}
-/* Each quarter's four partial sums: (0 + 1) + (2 + 3). */
-INLINE void w16_fold_quartered(float out[4], w16 x) {
-    /* two of quarter 0, two of 2; two of 1, two of 3 */
-    __m256 two =
-        _mm256_add_ps(_mm256_shuffle_ps(x.a, x.b, 0x88), _mm256_shuffle_ps(x.a, x.b, 0xdd));
-    __m128 even = _mm256_castps256_ps128(two), odd = _mm256_extractf128_ps(two, 1);
-    __m128 sums = fold_pairs(even, odd);
-    _mm_storeu_ps(out, _mm_shuffle_ps(sums, sums, 0xd8)); /* of 0, 2, 1, 3 */
+    return s16_madd(x, y, z);
 }
 INLINE w16 w16_abs(w16 x) {
     __m256 sign = _mm256_set1_ps(-0.0f);
     return (w16){_mm256_andnot_ps(sign, x.a), _mm256_andnot_ps(sign, x.b)};
+}
+INLINE w16 w16_repeat(const uint8_t *p) {
+    return s16_repeat(p);
+}
+INLINE w16 w16_bdot(int native, w16 acc, w16 w, w16 x) {
+    return s16_bdot(native, acc, w, x);
+}
+INLINE void w16_fold_pairs(float out[4], w16 x, w16 y) {
+    s16_fold_pairs(out, x, y);
 }
 /* value where x >= limit (or NaN), else 0 */
 INLINE w16 w16_zero_below(w16 x, w16 limit, w16 value) {
@@ -561,9 +606,7 @@ INLINE w16 w16_power(w16 x) {
                  _mm256_castsi256_ps(_mm256_slli_epi32(b, 23))};
 }
 INLINE w16 w16_halves(const void *p) {
-    const uint8_t *bytes = p;
-    return (w16){_mm256_cvtph_ps(_mm_loadu_si128((const void *)bytes)),
-                 _mm256_cvtph_ps(_mm_loadu_si128((const void *)(bytes + 16)))};
+    return s16_pair_halves(p, (const uint8_t *)p + 16);
 }
 INLINE void w16_store_halves(void *p, w16 x) {
     uint8_t *bytes = p;
@@ -571,11 +614,7 @@ INLINE void w16_store_halves(void *p, w16 x) {
     _mm_storeu_si128((void *)(bytes + 16), _mm256_cvtps_ph(x.b, _MM_FROUND_TO_NEAREST_INT));
 }
 INLINE w16 w16_bfloats(const void *p) {
-    const uint8_t *bytes = p;
-    __m256i a = _mm256_cvtepu16_epi32(_mm_loadu_si128((const void *)bytes));
-    __m256i b = _mm256_cvtepu16_epi32(_mm_loadu_si128((const void *)(bytes + 16)));
-    return (w16){_mm256_castsi256_ps(_mm256_slli_epi32(a, 16)),
-                 _mm256_castsi256_ps(_mm256_slli_epi32(b, 16))};
+    return s16_pair_bfloats(p, (const uint8_t *)p + 16);
 }
 /* 16 signed bytes, first or second half of a b32. */
 INLINE w16 w16_quants(b32 q, int half) {

@@ -103,11 +103,12 @@ INLINE vi vi_add_scaled(vi acc, vp p, vi scale, int largest) {
 
 /* ---- w16 ------------------------------------------------------------------------------------ */
 
-#define FR               4
-#define FM               6
 #define BS               8
+#define BA               4
 #define BR               4
+#define FM               6
 #define BM               6
+#define PANEL_ROWS       64 /* an L2 cache of 1 MB or more */
 #define AQ               4
 #define AP               4
 #define AV               4
@@ -164,21 +165,7 @@ INLINE w16 w16_bdot(int native, w16 acc, w16 w, w16 x) {
                            _mm512_castsi512_ps(_mm512_slli_epi32(b, 16)), acc);
 }
 INLINE w16 w16_repeat(const uint8_t *p) {
-    return _mm512_broadcast_f32x4(_mm_loadu_ps((const float *)(const void *)p));
-}
-/* Four lines, sixteen bytes of each after another: a line's in its quarter of out[0], and so on. */
-#define VEC_QUARTER_LINES
-INLINE void w16_quarter_lines(const uint8_t *const line[4], size_t at, w16 out[4]) {
-    w16 a = _mm512_loadu_ps((const float *)(const void *)(line[0] + at));
-    w16 b = _mm512_loadu_ps((const float *)(const void *)(line[1] + at));
-    w16 c = _mm512_loadu_ps((const float *)(const void *)(line[2] + at));
-    w16 d = _mm512_loadu_ps((const float *)(const void *)(line[3] + at));
-    w16 ab = _mm512_shuffle_f32x4(a, b, 0x44), cd = _mm512_shuffle_f32x4(c, d, 0x44);
-    out[0] = _mm512_shuffle_f32x4(ab, cd, 0x88);
-    out[1] = _mm512_shuffle_f32x4(ab, cd, 0xdd);
-    ab = _mm512_shuffle_f32x4(a, b, 0xee), cd = _mm512_shuffle_f32x4(c, d, 0xee);
-    out[2] = _mm512_shuffle_f32x4(ab, cd, 0x88);
-    out[3] = _mm512_shuffle_f32x4(ab, cd, 0xdd);
+    return _mm512_broadcast_f32x8(_mm256_loadu_ps((const float *)(const void *)p));
 }
 INLINE w16 w16_abs(w16 x) {
     return _mm512_abs_ps(x);
@@ -223,36 +210,6 @@ INLINE float w16_fold_max(w16 x) {
 }
 LP_FOLD_FROM4
 
-/* Tables of 16 floats: a nibble becomes its value by one permutation. Indices count by their low
- * four bits. */
-#define VEC_LOOKUP
-typedef __m512i w16_index;
-INLINE w16_index w16_index_bytes(const uint8_t *p) {
-    return _mm512_cvtepu8_epi32(_mm_loadu_si128((const void *)p));
-}
-INLINE w16_index w16_index_high(w16_index i) {
-    return _mm512_srli_epi32(i, 4);
-}
-INLINE w16 w16_lookup(w16 table, w16_index i) {
-    return _mm512_permutexvar_ps(i, table);
-}
-/* From `high` where the lane's bit is set. */
-INLINE w16 w16_lookup2(w16 low, w16 high, uint16_t bits, w16_index i) {
-    return _mm512_mask_permutexvar_ps(w16_lookup(low, i), bits, i, high);
-}
-/* The halves at row[i] + at and two bytes on as out[2 * i] and out[2 * i + 1]. */
-INLINE void w16_half_pairs(const uint8_t *const row[4], size_t at, float out[8]) {
-    int32_t word[4];
-    for (int i = 0; i < 4; i++) memcpy(&word[i], row[i] + at, sizeof word[i]);
-    _mm256_storeu_ps(out, _mm256_cvtph_ps(_mm_setr_epi32(word[0], word[1], word[2], word[3])));
-    __asm__("" : "+m"(*(float (*)[8])out)); /* broadcast from memory, not by shuffles */
-}
-/* first, first + 1, ... */
-INLINE w16 w16_count(int first) {
-    const __m512i steps = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-    return _mm512_cvtepi32_ps(_mm512_add_epi32(steps, _mm512_set1_epi32(first)));
-}
-
 /* ---- folds of several vectors ---------------------------------------------------------------- */
 
 /* Each of these adds both vectors' partial sums in pairs and has half as many of each in the
@@ -269,15 +226,12 @@ INLINE w16 w16_fold_eighths(w16 x, w16 y) { /* in each lane 2 of x, then 2 of y 
 INLINE w16 w16_fold_last(w16 x, w16 y) { /* in each lane x's two sums, then y's */
     return _mm512_add_ps(_mm512_shuffle_ps(x, y, 0x88), _mm512_shuffle_ps(x, y, 0xdd));
 }
-/* Four partial sums in each quarter: the sums of quarter q to 4q + v, v = 0 for a. */
-#define VEC_FOLD_QUARTERED4
-INLINE w16 w16_fold_quartered4(w16 a, w16 b, w16 c, w16 d) {
-    return w16_fold_last(w16_fold_last(a, b), w16_fold_last(c, d));
-}
-INLINE void w16_fold_quartered(float out[4], w16 x) {
-    w16 sums = w16_fold_last(w16_fold_last(x, x), x);
-    const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0);
-    _mm_storeu_ps(out, _mm512_castps512_ps128(_mm512_permutexvar_ps(order, sums)));
+/* Eight partial sums in each half: see s16_fold_pairs. */
+INLINE void w16_fold_pairs4(float out[8], w16 a, w16 b, w16 c, w16 d) {
+    w16 two = w16_fold_eighths(w16_fold_quarters(a, b), w16_fold_quarters(c, d));
+    w16 sums = _mm512_add_ps(two, _mm512_shuffle_ps(two, two, 0xb1));
+    const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 2, 6, 10, 14, 0, 0, 0, 0, 0, 0, 0, 0);
+    _mm256_storeu_ps(out, _mm512_castps512_ps256(_mm512_permutexvar_ps(order, sums)));
 }
 /* Four partial sums of each: a vector's lane. */
 INLINE w16 w16_fold_four(w16 a, w16 b, w16 c, w16 d) {
@@ -289,18 +243,6 @@ INLINE void w16_store_lanes(float *const out[4], w16 x) {
     _mm_storeu_ps(out[1], _mm512_extractf32x4_ps(x, 1));
     _mm_storeu_ps(out[2], _mm512_extractf32x4_ps(x, 2));
     _mm_storeu_ps(out[3], _mm512_extractf32x4_ps(x, 3));
-}
-
-/* Folds of a[i] and b[i], which cost next to nothing beside products: see README.md. */
-#define VEC_FOLD4X2
-INLINE void w16_fold4x2(float a_out[4], float b_out[4], const w16 a[4], const w16 b[4]) {
-    w16 pairs = w16_fold_eighths(w16_fold_four(a[0], a[1], a[2], a[3]),
-                                 w16_fold_four(b[0], b[1], b[2], b[3]));
-    w16 sums = _mm512_add_ps(pairs, _mm512_shuffle_ps(pairs, pairs, 0xb1));
-    const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 2, 6, 10, 14, 0, 0, 0, 0, 0, 0, 0, 0);
-    sums = _mm512_permutexvar_ps(order, sums);
-    _mm_storeu_ps(a_out, _mm512_castps512_ps128(sums));
-    _mm_storeu_ps(b_out, _mm512_extractf32x4_ps(sums, 1));
 }
 
 /* Instructions before and after this stay there, if they have to do with these vectors. */

@@ -531,11 +531,10 @@ INLINE vi vi_add_scaled(vi acc, vp p, vi scale, int limit) {
 
 /* ---- w16 ------------------------------------------------------------------------------------ */
 
-#define VEC_UNROLL_DOTS
-#define FR 2
-#define FM 2
-#define BS 8
+#define BS 4
+#define BA 2
 #define BR 1
+#define FM 6
 #define BM 6
 #define AQ 2
 #define AP 2
@@ -545,6 +544,7 @@ INLINE vi vi_add_scaled(vi acc, vp p, vi scale, int limit) {
 typedef struct w16 {
     float32x4_t v[4];
 } w16;
+typedef w16 s16;
 
 #define W16_EACH _Pragma("clang loop unroll(full)") for (int i = 0; i < 4; i++)
 
@@ -597,13 +597,14 @@ INLINE w16 w16_power(w16 x) {
     }
     return x;
 }
+INLINE float32x4_t widen_halves(const uint8_t *p) {
+    return vcvt_f32_f16(vreinterpret_f16_u8(vld1_u8(p)));
+}
+INLINE s16 s16_pair_halves(const uint8_t *a, const uint8_t *b) {
+    return (w16){{widen_halves(a), widen_halves(a + 8), widen_halves(b), widen_halves(b + 8)}};
+}
 INLINE w16 w16_halves(const void *p) {
-    w16 out;
-    W16_EACH {
-        uint8x8_t bytes = vld1_u8((const uint8_t *)p + 8 * i);
-        out.v[i] = vcvt_f32_f16(vreinterpret_f16_u8(bytes));
-    }
-    return out;
+    return s16_pair_halves(p, (const uint8_t *)p + 16);
 }
 INLINE void w16_store_halves(void *p, w16 x) {
     W16_EACH vst1_u8((uint8_t *)p + 8 * i, vreinterpret_u8_f16(vcvt_f16_f32(x.v[i])));
@@ -629,24 +630,33 @@ INLINE w16 w16_bdot(int native, w16 acc, w16 w, w16 x) {
     W16_EACH acc.v[i] = bdot4(acc.v[i], w.v[i], x.v[i]);
     return acc;
 }
+INLINE float32x4_t four_floats(const uint8_t *p) {
+    return vreinterpretq_f32_u8(vld1q_u8(p));
+}
 INLINE w16 w16_repeat(const uint8_t *p) {
-    float32x4_t x = vreinterpretq_f32_u8(vld1q_u8(p));
-    return (w16){{x, x, x, x}};
+    float32x4_t x = four_floats(p), y = four_floats(p + 16);
+    return (w16){{x, y, x, y}};
 }
-INLINE w16 w16_quarters(const uint8_t *a, const uint8_t *b, const uint8_t *c, const uint8_t *d) {
-    return (w16){{vreinterpretq_f32_u8(vld1q_u8(a)), vreinterpretq_f32_u8(vld1q_u8(b)),
-                  vreinterpretq_f32_u8(vld1q_u8(c)), vreinterpretq_f32_u8(vld1q_u8(d))}};
+INLINE s16 s16_pair(const uint8_t *a, const uint8_t *b) {
+    return (w16){{four_floats(a), four_floats(a + 16), four_floats(b), four_floats(b + 16)}};
 }
-INLINE void w16_fold_quartered(float out[4], w16 x) {
-    vst1q_f32(out, vpaddq_f32(vpaddq_f32(x.v[0], x.v[1]), vpaddq_f32(x.v[2], x.v[3])));
+INLINE float32x4_t widen_bfloats(const uint8_t *p) {
+    return vreinterpretq_f32_u32(vshll_n_u16(vreinterpret_u16_u8(vld1_u8(p)), 16));
+}
+INLINE s16 s16_pair_bfloats(const uint8_t *a, const uint8_t *b) {
+    return (w16){{widen_bfloats(a), widen_bfloats(a + 8), widen_bfloats(b), widen_bfloats(b + 8)}};
 }
 INLINE w16 w16_bfloats(const void *p) {
-    w16 out;
-    W16_EACH {
-        uint16x4_t words = vreinterpret_u16_u8(vld1_u8((const uint8_t *)p + 8 * i));
-        out.v[i] = vreinterpretq_f32_u32(vshll_n_u16(words, 16));
-    }
-    return out;
+    return s16_pair_bfloats(p, (const uint8_t *)p + 16);
+}
+/* Two partial sums of each half. */
+INLINE float32x4_t fold_halves(w16 x) {
+    float32x4_t p = vaddq_f32(x.v[0], x.v[1]), q = vaddq_f32(x.v[2], x.v[3]);
+    return vaddq_f32(vcombine_f32(vget_low_f32(p), vget_low_f32(q)),
+                     vcombine_f32(vget_high_f32(p), vget_high_f32(q)));
+}
+INLINE void w16_fold_pairs(float out[4], w16 x, w16 y) {
+    vst1q_f32(out, vpaddq_f32(fold_halves(x), fold_halves(y)));
 }
 INLINE w16 w16_quants(b32 q, int half) {
     int8x16_t x = vreinterpretq_s8_u8(half == 0 ? q.a : q.b);

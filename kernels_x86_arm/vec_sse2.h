@@ -331,10 +331,10 @@ INLINE vi vi_dot(vi acc, vi w, vi a, int signed_bytes) {
 
 /* ---- w16 ------------------------------------------------------------------------------------ */
 
-#define FR 1
-#define FM 2
-#define BS 2
+#define BS 1
+#define BA 1
 #define BR 1
+#define FM 2
 #define BM 2
 #define AQ 1
 #define AP 2
@@ -344,6 +344,7 @@ INLINE vi vi_dot(vi acc, vi w, vi a, int signed_bytes) {
 typedef struct w16 {
     __m128 v[4];
 } w16;
+typedef w16 s16;
 
 #define W16_EACH _Pragma("clang loop unroll(full)") for (int i = 0; i < 4; i++)
 
@@ -392,14 +393,15 @@ INLINE w16 w16_power(w16 x) {
     }
     return x;
 }
+INLINE s16 s16_pair_halves(const uint8_t *a, const uint8_t *b) {
+    const __m128i x = _mm_loadu_si128((const void *)a), y = _mm_loadu_si128((const void *)b);
+    const __m128i zero = _mm_setzero_si128();
+    return (w16){
+        {widen_halves(_mm_unpacklo_epi16(x, zero)), widen_halves(_mm_unpackhi_epi16(x, zero)),
+         widen_halves(_mm_unpacklo_epi16(y, zero)), widen_halves(_mm_unpackhi_epi16(y, zero))}};
+}
 INLINE w16 w16_halves(const void *p) {
-    w16 out;
-    for (int i = 0; i < 2; i++) {
-        __m128i x = _mm_loadu_si128((const void *)((const uint8_t *)p + 16 * i));
-        out.v[2 * i] = widen_halves(_mm_unpacklo_epi16(x, _mm_setzero_si128()));
-        out.v[2 * i + 1] = widen_halves(_mm_unpackhi_epi16(x, _mm_setzero_si128()));
-    }
-    return out;
+    return s16_pair_halves(p, (const uint8_t *)p + 16);
 }
 INLINE void w16_store_halves(void *p, w16 x) {
     float values[16];
@@ -424,27 +426,34 @@ INLINE w16 w16_bdot(int native, w16 acc, w16 w, w16 x) {
 }
 INLINE w16 w16_repeat(const uint8_t *p) {
     __m128 x = _mm_loadu_ps((const float *)(const void *)p);
-    return (w16){{x, x, x, x}};
+    __m128 y = _mm_loadu_ps((const float *)(const void *)(p + 16));
+    return (w16){{x, y, x, y}};
 }
-INLINE w16 w16_quarters(const uint8_t *a, const uint8_t *b, const uint8_t *c, const uint8_t *d) {
-    const float *p = (const void *)a, *q = (const void *)b, *r = (const void *)c,
-                *s = (const void *)d;
-    return (w16){{_mm_loadu_ps(p), _mm_loadu_ps(q), _mm_loadu_ps(r), _mm_loadu_ps(s)}};
+INLINE s16 s16_pair(const uint8_t *a, const uint8_t *b) {
+    const float *p = (const void *)a, *q = (const void *)b;
+    return (w16){{_mm_loadu_ps(p), _mm_loadu_ps(p + 4), _mm_loadu_ps(q), _mm_loadu_ps(q + 4)}};
 }
 INLINE __m128 fold_pairs(__m128 x, __m128 y) {
     return _mm_add_ps(_mm_shuffle_ps(x, y, 0x88), _mm_shuffle_ps(x, y, 0xdd));
 }
-INLINE void w16_fold_quartered(float out[4], w16 x) {
-    _mm_storeu_ps(out, fold_pairs(fold_pairs(x.v[0], x.v[1]), fold_pairs(x.v[2], x.v[3])));
+/* Two partial sums of each half. */
+INLINE __m128 fold_halves(w16 x) {
+    __m128 p = _mm_add_ps(x.v[0], x.v[1]), q = _mm_add_ps(x.v[2], x.v[3]);
+    return _mm_add_ps(_mm_movelh_ps(p, q), _mm_movehl_ps(q, p));
+}
+INLINE void w16_fold_pairs(float out[4], w16 x, w16 y) {
+    _mm_storeu_ps(out, fold_pairs(fold_halves(x), fold_halves(y)));
+}
+INLINE s16 s16_pair_bfloats(const uint8_t *a, const uint8_t *b) {
+    const __m128i x = _mm_loadu_si128((const void *)a), y = _mm_loadu_si128((const void *)b);
+    const __m128i zero = _mm_setzero_si128();
+    return (w16){{_mm_castsi128_ps(_mm_unpacklo_epi16(zero, x)),
+                  _mm_castsi128_ps(_mm_unpackhi_epi16(zero, x)),
+                  _mm_castsi128_ps(_mm_unpacklo_epi16(zero, y)),
+                  _mm_castsi128_ps(_mm_unpackhi_epi16(zero, y))}};
 }
 INLINE w16 w16_bfloats(const void *p) {
-    w16 out;
-    for (int i = 0; i < 2; i++) {
-        __m128i x = _mm_loadu_si128((const void *)((const uint8_t *)p + 16 * i));
-        out.v[2 * i] = _mm_castsi128_ps(_mm_unpacklo_epi16(_mm_setzero_si128(), x));
-        out.v[2 * i + 1] = _mm_castsi128_ps(_mm_unpackhi_epi16(_mm_setzero_si128(), x));
-    }
-    return out;
+    return s16_pair_bfloats(p, (const uint8_t *)p + 16);
 }
 INLINE w16 w16_quants(b32 q, int half) {
     __m128i x = half == 0 ? q.a : q.b;

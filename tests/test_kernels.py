@@ -28,7 +28,7 @@ def lengths(kind: cases.WeightType) -> list[int]:
         return [256, 768, 2304]
     if kind.block == 32:
         return [32, 96, 576, 2592]
-    return [1, 3, 15, 16, 17, 40, 255, 2049, 2500, 4097]
+    return [1, 3, 15, 16, 17, 40, 255, 769, 2049, 2500, 4097]
 
 
 def product(

@@ -38,7 +38,7 @@
 /* To be raised whenever the same tokens, weights, level and modes begin to give other bytes in the
  * cache: another order of additions, another rotation, another layout of a slot; and whenever the
  * layout above changes, for the builder hands on what an earlier one evaluated by this number. */
-enum { LP_KV_VERSION = 4, LP_KV_LEVEL_BYTES = 16 };
+enum { LP_KV_VERSION = 5, LP_KV_LEVEL_BYTES = 16 };
 
 typedef enum lp_kv_state { LP_KV_UNCHECKED = 0, LP_KV_WHOLE, LP_KV_DAMAGED } lp_kv_state;
 
