@@ -531,11 +531,12 @@ INLINE vi vi_add_scaled(vi acc, vp p, vi scale, int limit) {
 
 /* ---- w16 ------------------------------------------------------------------------------------ */
 
+#define VEC_UNROLL_TILE
 #define BS 4
 #define BA 2
 #define BR 1
 #define FM 6
-#define BM 6
+#define BM 4
 #define AQ 2
 #define AP 2
 #define AV 2

@@ -146,7 +146,7 @@ def compile_driver(folder: Path) -> Path:
 
 def count_kernels(options: argparse.Namespace, counting: Counting, folder: Path) -> None:
     driver = compile_driver(folder)
-    product = ("matmul", "pair", "stream", "dequantize")
+    product = ("matmul", "sweep", "pair", "dequantize")
 
     def cost(level: str, kind: cases.WeightType, rows: int) -> Counter[str]:
         shape = [level, str(kind.id), str(rows), str(N), str(K)]
