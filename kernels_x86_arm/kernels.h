@@ -18,16 +18,13 @@
  *                                                            (Q2_K, Q4_K, Q5_K)
  *   The integer sums are exact in int32, so their order is free; they are then rounded to float.
  *   int16 activations are two such rows, and their products are added: high + low.
- *   f32 activations (F32 and F16 weights, every type in the f32 mode), for each stretch of
- *   LP_F32_STRETCH elements along K:
- *       8 partial sums, element k into sum k % 8, by madd in order of k
- *       folded by halves, ((0 + 4) + (2 + 6)) + ((1 + 5) + (3 + 7)); the stretches' sums are added
- *       in order
- *   bf16 activations (BF16 weights), for each stretch of LP_BF16_STRETCH elements:
- *       8 partial sums s, of each 16 elements the odd one 2i + 1 and then the even one 2i into s[i]
- *       folded and added up in the same way
- *   The products of bfloats are exact. Denormal weights may count as zeros.
- * Levels with fma agree with each other bit for bit, and so do those without.
+ *   f32 activations (F32 and F16 weights, BF16 in the int16 mode, all in the f32 mode), for each
+ * stretch of LP_F32_STRETCH elements along K: 8 partial sums, element k into sum k % 8, by madd in
+ * order of k folded by halves, ((0 + 4) + (2 + 6)) + ((1 + 5) + (3 + 7)); the stretches' sums are
+ * added in order bf16 activations (BF16 weights), for each stretch of LP_BF16_STRETCH elements: 8
+ * partial sums s, of each 16 elements the odd one 2i + 1 and then the even one 2i into s[i] folded
+ * and added up in the same way The products of bfloats are exact. Denormal weights may count as
+ * zeros. Levels with fma agree with each other bit for bit, and so do those without.
  *
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef LP_KERNELS_H
@@ -47,7 +44,7 @@ enum { LP_F32_STRETCH = 768, LP_BF16_STRETCH = 2048 };
  * instead of int8, else f32. LP_ACT_F32: always f32).
  * A row of an int16 kind is two of the int8 kind, one after the other: its rounded values, called
  * the high one, and what these lack, rounded in the same way, the low one. Together they have an
- * error of at most 1.6e-5 of a block's largest magnitude.
+ * error of at most 1.6e-5 of a block's largest magnitude, or of 1e-30.
  * Rows of the f32 and bf16 kinds are padded with zeros to an odd number of 64-byte lines, so that
  * a few of them side by side do not fight for the same cache sets. */
 typedef enum lp_act_kind {

@@ -5,8 +5,8 @@
  *   di/df DL int32 / float lanes, one weight row each: the decode body's results. kr, kr8, ks:
  *         scales of K types, as its products take them.
  *   vi/vf NL int32 / float lanes, one weight row each: the prefill tile. Here vi = di, vf = df.
- *   w16   16 floats: dot products in 16 partial sums (bfloats: four of each of four rows),
- *         attention, elementwise functions.
+ *   w16   16 floats: products of floats in eight partial sums for each of two weight rows, those of
+ *         attention in 16, elementwise functions. s16: the same for rows that are streamed.
  *
  * Integer products: VPMADDUBSW multiplies unsigned by signed bytes and adds pairs with saturation
  * at 16 bits. Weights go on the unsigned side, value + offset. Sums stay below 2^15 for quants up
@@ -23,7 +23,6 @@
 #include "blocks.h"
 
 #define VEC_SIGNED 0 /* weight bytes are value + offset (see unpack.inc) */
-#define VEC_FMA    1
 #define DL         8 /* weight rows of the decode body */
 #define INLINE     static inline __attribute__((always_inline, unused))
 
@@ -459,9 +458,6 @@ INLINE vi vi_dup4(const void *p) {
 INLINE vi vi_sar(vi a, int n) {
     return _mm256_srai_epi32(a, n);
 }
-INLINE vi vi_add(vi a, vi b) {
-    return _mm256_add_epi32(a, b);
-}
 INLINE vi vi_dot16(vi acc, vi a, vi b) {
     return _mm256_add_epi32(acc, _mm256_madd_epi16(a, b));
 }
@@ -636,7 +632,7 @@ INLINE b32 b32_round(w16 x, w16 y) {
     return _mm256_permutevar8x32_epi32(_mm256_packs_epi16(first, second),
                                        _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
 }
-/* Folds by halves, as ref.c's fold16. */
+/* Folds by halves, as ref.c's fold. */
 INLINE __m128 w16_fold_to4(w16 x) {
     __m256 eight = _mm256_add_ps(x.a, x.b);
     return _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));

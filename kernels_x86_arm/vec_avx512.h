@@ -47,9 +47,6 @@ INLINE vi vi_dup4(const void *p) {
 INLINE vi vi_sar(vi a, int n) {
     return _mm512_srai_epi32(a, (unsigned)n);
 }
-INLINE vi vi_add(vi a, vi b) {
-    return _mm512_add_epi32(a, b);
-}
 INLINE vi vi_dot16(vi acc, vi a, vi b) {
     return _mm512_dpwssd_epi32(acc, a, b);
 }

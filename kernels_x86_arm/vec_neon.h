@@ -20,7 +20,6 @@
 #define VEC_RAW_DECODE /* decode takes nibbles as stored; what they owe is added to the sum */
 #define VEC_SIGNED     1
 #define VEC_SIGNED_Q8  1
-#define VEC_FMA        1
 #define DL             4
 #define INLINE         static inline __attribute__((always_inline, unused))
 #define SCALE_CODE(s)  ((int32_t)(s))
@@ -329,9 +328,6 @@ INLINE vi vi_dup4(const void *p) {
 }
 INLINE vi vi_sar(vi a, int n) {
     return vshlq_s32(a, vdupq_n_s32(-n));
-}
-INLINE vi vi_add(vi a, vi b) {
-    return vaddq_s32(a, b);
 }
 /* Pairs of 16-bit products, added. */
 INLINE vi vi_dot16(vi acc, vi a, vi b) {

@@ -15,7 +15,6 @@
 
 #define VEC_SIGNED    1
 #define VEC_SIGNED_Q8 1
-#define VEC_FMA       0
 #define DL            4
 #define INLINE        static inline __attribute__((always_inline, unused))
 #define SCALE_CODE(s) ((int32_t)((uint32_t)(s) & 0xffffu)) /* for PMADDWD: high half zero */
@@ -265,9 +264,6 @@ INLINE vi vi_dup4(const void *p) {
 }
 INLINE vi vi_sar(vi a, int n) {
     return _mm_srai_epi32(a, n);
-}
-INLINE vi vi_add(vi a, vi b) {
-    return _mm_add_epi32(a, b);
 }
 INLINE vi vi_dot16(vi acc, vi a, vi b) {
     return _mm_add_epi32(acc, _mm_madd_epi16(a, b));

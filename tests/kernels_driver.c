@@ -79,7 +79,8 @@ static int compare_list(const lp_kernels *level, lp_matmul task, const float *x,
     }
     task.row_list = list;
     int bad = 0;
-    for (task.n_list = 1; task.n_list <= used && !bad; task.n_list += 2) {
+    for (task.n_list = 1; task.n_list <= used && !bad;
+         task.n_list += task.n_rows == 1 ? 1 : 2) { /* one row: the same one again */
         multiply(level, &task, x, got);
         for (size_t i = 0; i < task.n_list; i++)
             bad |= memcmp(got + i * n, all + (size_t)list[i] * n, n * sizeof(float)) != 0;
@@ -250,6 +251,13 @@ static int compare_attention(const lp_kernels *level, lp_kv_type type, size_t di
     return bad;
 }
 
+/* Whether no mode before this one makes the same of the activations. */
+static int is_new(uint32_t type, lp_act_mode mode) {
+    for (int before = 0; before < (int)mode; before++)
+        if (lp_act_kind_for(type, (lp_act_mode)before) == lp_act_kind_for(type, mode)) return 0;
+    return 1;
+}
+
 static int check(const lp_kernels *level) {
     int count = 0, bad = 0;
     for (size_t i = 0; i < sizeof types / sizeof types[0]; i++) {
@@ -263,17 +271,21 @@ static int check(const lp_kernels *level) {
             bad |= compare_matmul(level, type, LP_ACT_INT8, 2112, 2, N), count++;
             bad |= compare_matmul(level, type, LP_ACT_F32, 2112, 2, N), count++;
         }
-        if (type->id == LP_TYPE_BF16) { /* every tile, behind a stretch and a panel */
+        if (type->block_len == 1) { /* every tile, behind a stretch and a panel */
             for (size_t rows = MAX_ROWS; rows <= MOST; rows++)
                 bad |= compare_matmul(level, type, LP_ACT_INT8, 2083, rows, MOST_N), count++;
+        }
+        if (type->id == LP_TYPE_Q5_0 || type->id == LP_TYPE_Q6_K || type->id == LP_TYPE_BF16) {
+            for (size_t rows = 2; rows <= 9; rows += 7)
+                bad |= compare_matmul(level, type, LP_ACT_F32, 1792, rows, MOST_N), count++;
         }
         for (size_t k = 1; k <= 3; k++) {
             size_t n_in = type->block_len == 1 ? k * 37 : k * type->block_len;
             for (size_t rows = 1; rows <= MAX_ROWS; rows += k) {
-                bad |= compare_matmul(level, type, LP_ACT_INT8, n_in, rows, N);
-                bad |= compare_matmul(level, type, LP_ACT_F32, n_in, rows, N);
-                bad |= compare_matmul(level, type, LP_ACT_INT16, n_in, rows, N);
-                count += 3;
+                for (int mode = LP_ACT_INT8; mode <= LP_ACT_INT16; mode++) {
+                    if (!is_new(type->id, (lp_act_mode)mode)) continue;
+                    bad |= compare_matmul(level, type, (lp_act_mode)mode, n_in, rows, N), count++;
+                }
             }
         }
     }

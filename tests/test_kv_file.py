@@ -149,7 +149,7 @@ def test_the_layout_is_the_described_one(native: Any, path: Path) -> None:
     data = evaluated(native, path, tokens, n_ctx=160)
     assert mixed == data
     magic, form, version, low, high = HEADER.unpack_from(data)
-    assert (magic, form, version, low, high) == (b"LPKVDATA", 2, 4, len(data), 0)
+    assert (magic, form, version, low, high) == (b"LPKVDATA", 2, 5, len(data), 0)
     assert data[32:72] == SHA256 + struct.pack("<Q", MODEL_BYTES)
     act, kv, layers, vocab, n, zero = struct.unpack_from("<6I", data, 72)
     assert (act, kv, layers, vocab, n, zero) == (INT8, KV_F16, 2, 384, len(tokens), 0)
