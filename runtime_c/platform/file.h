@@ -22,7 +22,7 @@ void lp_map_close(lp_map *map);
 void lp_map_will_need(const lp_map *map, size_t offset, size_t size);
 /* Tells the system that all of a part of a mapping will be read, again and again (advice only).
  * Linux then brings what is not in memory yet by megabytes and maps it by large pages, where the
- * file system has them. */
+ * file system has them. The same of memory of our own that nothing has touched yet. */
 void lp_map_large_pages(const uint8_t *part, size_t size);
 /* A read of a mapped page that fails (file truncated, medium gone) prints one line and exits with
  * status 70 instead of dying by signal. Called once by main. */
