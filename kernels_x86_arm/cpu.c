@@ -12,8 +12,10 @@
 #if defined(__x86_64__)
 #include <cpuid.h>
 
+#include "platform/cpu_features.h"
+
 typedef struct features {
-    bool avx, avx2, avxvnni, avx512, avx512bf16;
+    bool avx, avx2, avxvnni, avx512, avx512bf16, tiles;
 } features;
 
 static uint32_t enabled_state(void) {
@@ -35,7 +37,7 @@ static features ask(void) {
     if ((state & 0x06u) != 0x06u) return f; /* XMM and upper YMM halves */
     f.avx = true;
     if (__get_cpuid_count(7, 0, &a, &b, &c, &d) == 0) return f;
-    uint32_t leaf7_b = b, leaf7_c = c, subleaves = a;
+    uint32_t leaf7_b = b, leaf7_c = c, leaf7_d = d, subleaves = a;
     f.avx2 = fma && f16c && ((leaf7_b >> 5) & 1u) != 0;
     if (!f.avx2) return f;
     bool zmm_saved = (state & 0xe0u) == 0xe0u; /* mask registers, upper halves, ZMM16-31 */
@@ -45,6 +47,8 @@ static features ask(void) {
         f.avxvnni = ((a >> 4) & 1u) != 0;
         f.avx512bf16 = f.avx512 && ((a >> 5) & 1u) != 0;
     }
+    wanted = (1u << 22) | (1u << 24) | (1u << 25); /* AMX: BF16, tiles, INT8 */
+    f.tiles = f.avx512bf16 && (leaf7_d & wanted) == wanted && (state & 0x60000u) == 0x60000u;
     return f;
 }
 
@@ -65,6 +69,13 @@ bool lp_cpu_has_avx512(void) {
 }
 bool lp_cpu_has_avx512bf16(void) {
     return ask().avx512bf16;
+}
+bool lp_cpu_has_amx(void) {
+#ifdef LP_TILES_IN_C /* tests */
+    return ask().avx512;
+#else
+    return ask().tiles && lp_cpu_allow_tiles();
+#endif
 }
 
 #elif defined(__aarch64__)

@@ -12,6 +12,7 @@ bool lp_cpu_has_avx2(void);       /* AVX2, FMA, F16C */
 bool lp_cpu_has_avxvnni(void);    /* avx2 and AVX-VNNI */
 bool lp_cpu_has_avx512(void);     /* avx2 and AVX-512 F, BW, DQ, VL, VNNI */
 bool lp_cpu_has_avx512bf16(void); /* avx512 and AVX512_BF16 */
+bool lp_cpu_has_amx(void);        /* avx512bf16 and AMX-TILE, -INT8, -BF16, allowed by the system */
 bool lp_cpu_has_neon(void);
 bool lp_cpu_has_dotprod(void);
 bool lp_cpu_has_i8mm(void); /* dotprod, I8MM and BF16: Armv8.6 asks for all three */

@@ -17,6 +17,7 @@ import kernel_cases as cases
 import numpy as np
 import numpy.typing as npt
 import pytest
+from llamapack.native import Native, load_kernels_without_tiles
 
 INT8, FLOAT, INT16 = 0, 1, 2
 
@@ -45,6 +46,23 @@ def product(
     x = rng.standard_normal((rows, n_in)) * rng.choice([0.01, 1, 30], (rows, 1))
     weights = cases.random_weights(kind, n_out, n_in, rng)
     return cases.Product(ffi, lib, kind, weights, x.astype(np.float32), mode)
+
+
+@pytest.fixture(scope="module")
+def kernels(native: Native) -> Native:
+    """With AMX's tiles in C where this processor has none, so that what is made of them is tested."""
+    names = [cases.name_of(native.ffi, level) for level in cases.levels(native.lib)]
+    return native if "amx" in names or "avx512" not in names else load_kernels_without_tiles()
+
+
+@pytest.fixture(scope="module")
+def lib(kernels: Native) -> Any:
+    return kernels.lib
+
+
+@pytest.fixture(scope="module")
+def ffi(kernels: Native) -> Any:
+    return kernels.ffi
 
 
 # --- the levels ------------------------------------------------------------------------------
@@ -91,12 +109,46 @@ def test_matmul(lib: Any, ffi: Any, name: str, mode: int) -> None:
         limit = 1e-5 * (np.abs(acts) @ np.abs(weights).T) + 1e-30
         expected = p.run(ref)
         assert (np.abs(expected - acts @ weights.T) <= limit).all(), (n_in, rows)
-        fused = [p.run(level) for level in levels if cases.has_fma(ffi, level)]
+        alike = [level for level in levels[:-1] if not adds_otherwise(ffi, lib, p, level)]
+        fused = [p.run(level) for level in alike if cases.has_fma(ffi, level)]
         for level in levels[:-1]:
             got = p.run(level)
             assert (np.abs(got - expected) <= limit).all(), (cases.name_of(ffi, level), n_in, rows)
+            if level not in alike:
+                continue
             same = fused[0] if cases.has_fma(ffi, level) else expected
             assert np.array_equal(got, same), (cases.name_of(ffi, level), n_in, rows)
+
+
+def adds_otherwise(ffi: Any, lib: Any, p: cases.Product, level: Any) -> bool:
+    return cases.name_of(ffi, level) == "amx" and bool(p.act_kind == lib.LP_ACT_KIND_BF16)
+
+
+def sums_of_tiles(acts: npt.NDArray[np.float64], weights: npt.NDArray[np.float64]) -> cases.F32:
+    """TDPBF16PS's order, by Intel's manual: of 32 elements the even ones and the odd ones by fma, and
+    both sums onto what there is. Products of bfloats are exact as doubles, and so are these sums."""
+    missing = -acts.shape[1] % 32
+    x, w = (np.pad(a, ((0, 0), (0, missing))) for a in (acts, weights))
+    total = np.zeros((len(x), len(w)), np.float32)
+    for begin in range(0, x.shape[1], 32):
+        parts = np.zeros((2, len(x), len(w)), np.float32)
+        for k in range(begin, begin + 32):
+            parts[k % 2] = parts[k % 2] + x[:, k, None] * w[None, :, k]
+        total += parts[0] + parts[1]
+    return total
+
+
+@pytest.mark.parametrize("rows", [1, 3, 16, 17, 40])
+def test_bfloats_by_tiles(lib: Any, ffi: Any, rows: int) -> None:
+    level = lib.lp_kernels_select(b"amx", ffi.NULL)
+    if level == ffi.NULL:
+        pytest.skip("optional: neither tiles nor AVX-512 to stand in for them")
+    for n_in, n_out in ((1, 5), (31, 16), (64, 33), (545, 75), (2080, 18)):
+        p = product(lib, ffi, "BF16", INT8, n_out, n_in, rows, 4)
+        ref = cases.levels(lib)[-1]
+        acts = cases.dequantized_acts(lib, p.act_kind, p.acts(ref), rows, n_in)
+        weights = cases.dequantized(p.kind, p.weights).astype(np.float64)
+        assert np.array_equal(p.run(level), sums_of_tiles(acts, weights)), (n_in, n_out)
 
 
 def integer_sums(kind: cases.WeightType, weights: cases.U8, acts: npt.NDArray[np.int64]) -> Any:

@@ -25,7 +25,9 @@ from llamapack.targets import host_target
 __all__ = ["Native", "load", "load_quantizers"]
 
 _MAIN = "runtime_c/cli/main.c"
+_KERNELS = "kernels_x86_arm/"
 _WEIGHT_TYPES = "kernels_x86_arm/qtype.c"
+_CPU_FEATURES = "runtime_c/platform/cpu_features_posix.c"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +58,16 @@ def load_quantizers() -> Native:
         if source.name.startswith(toolchain.QUANTIZERS) or source.name == _WEIGHT_TYPES
     ]
     return _opened(_library(sources), declarations(tree, f"{toolchain.QUANTIZERS}quantize.h"))
+
+
+@cache
+def load_kernels_without_tiles() -> Native:
+    """The kernels alone, with AMX's tiles in plain C: for tests where no processor has them."""
+    tree = toolchain.find_tree()
+    sources = [s for s in _sources(tree) if s.name.startswith(_KERNELS) or s.name == _CPU_FEATURES]
+    return _opened(
+        _library(sources, ("-DLP_TILES_IN_C",)), declarations(tree, f"{_KERNELS}kernels.h")
+    )
 
 
 def _opened(path: Path, declared: str) -> Native:
@@ -94,12 +106,12 @@ def _sources(tree: toolchain.Tree) -> list[toolchain.Source]:
     return toolchain.sources_for(tree, target.arch, windows=target.windows, quantizers=True)
 
 
-def _library(sources: list[toolchain.Source]) -> Path:
+def _library(sources: list[toolchain.Source], more_flags: tuple[str, ...] = ()) -> Path:
     target = host_target()
     flags = [flag for flag in toolchain.runtime_flags(target) if flag != "-fPIE"]
     flags[flags.index(target.triple)] = _triple()
     flags[flags.index("-fvisibility=hidden")] = "-fvisibility=default"
-    objects = toolchain.compile_all(toolchain.find_tree(), sources, [*flags, "-fPIC"])
+    objects = toolchain.compile_all(toolchain.find_tree(), sources, [*flags, "-fPIC", *more_flags])
     link_flags = ["-target", _triple(), "-shared", *target.link_flags]
     link_flags = [flag for flag in link_flags if flag not in ("-static", "-pie")]
     if target.system == "linux":

@@ -1,4 +1,4 @@
-/* cpu_features.h - what only the operating system can tell about an Arm processor.
+/* cpu_features.h - what only the operating system can tell about a processor, or allows with it.
  * Bodies: cpu_features_posix.c, cpu_features_windows.c.
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef LP_PLATFORM_CPU_FEATURES_H
@@ -12,5 +12,9 @@
 #define LP_ARM_SHA2    0x100u /* SHA256H (Armv8 cryptography extension) */
 
 uint32_t lp_cpu_arm_features(void); /* 0 on other processors */
+
+/* Asks for this process's use of AMX tiles (x86-64), which a processor may have and a system not
+ * save; true if it was given. May be called again. */
+bool lp_cpu_allow_tiles(void);
 
 #endif

@@ -1,6 +1,6 @@
-/* cpu_features_posix.c - Arm features: Linux, FreeBSD and OpenBSD by the auxiliary vector, macOS by
- * sysctl. NetBSD tells them only by way of the processor's registers: none are used there.
- * SPDX-License-Identifier: Apache-2.0 */
+/* cpu_features_posix.c - AMX by Linux's arch_prctl. Arm features: Linux, FreeBSD and OpenBSD by the
+ * auxiliary vector, macOS by sysctl. NetBSD tells them only by way of the processor's registers:
+ * none are used there. SPDX-License-Identifier: Apache-2.0 */
 #include "platform/cpu_features.h"
 
 #if defined(__aarch64__) && (defined(__linux__) || defined(__FreeBSD__) || defined(__OpenBSD__))
@@ -50,6 +50,26 @@ uint32_t lp_cpu_arm_features(void) {
 
 uint32_t lp_cpu_arm_features(void) {
     return 0;
+}
+
+#endif
+
+#if defined(__x86_64__) && defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+
+/* Linux's Documentation/arch/x86/xstate.rst: a process must ask for state this large. */
+#define ARCH_REQ_XCOMP_PERM 0x1023
+#define XFEATURE_XTILEDATA  18
+
+bool lp_cpu_allow_tiles(void) {
+    return syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) == 0;
+}
+
+#else
+
+bool lp_cpu_allow_tiles(void) {
+    return false;
 }
 
 #endif

@@ -46,3 +46,9 @@ uint32_t lp_cpu_arm_features(void) {
 }
 
 #endif
+
+/* Windows has to be asked as well (EnableProcessOptionalXStateFeatures); no such machine was at
+ * hand to try it on. */
+bool lp_cpu_allow_tiles(void) {
+    return false;
+}
