@@ -219,7 +219,8 @@ def spinning() -> list[int]:
 def test_probes_measure_and_neighbours_keep_busy_and_end() -> None:
     with Probes(threads=2, milliseconds=2) as probes:
         rates = probes.measure()
-        assert list(rates) == ["read_gbps", "int8_gops", "bf16_gflops", "fp32_gflops"]
+        names = ["read_gbps", "int8_gops", "bf16_gflops", "fp32_gflops"]
+        assert list(rates) == [*names, "int8_tiles_gops", "bf16_tiles_gflops"]
         assert all(rate is None or rate > 0 for rate in rates.values())
         assert rates["int8_gops"] is not None
         with probes.neighbours(2):

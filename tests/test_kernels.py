@@ -282,6 +282,27 @@ def test_many_rows_and_long_rows(lib: Any, ffi: Any) -> None:
                     assert np.array_equal(p.run(level, acts, [row])[0], whole[row])
 
 
+@pytest.mark.parametrize(
+    ("name", "mode"),
+    [(name, INT8) for name in ("Q4_1", "Q8_0", "Q2_K", "Q4_K", "Q6_K", "BF16", "F16")]
+    + [("Q5_0", INT16), ("Q5_K", INT16)],
+)
+def test_row_alone_is_as_among_many(lib: Any, ffi: Any, name: str, mode: int) -> None:
+    """Activations of one row may be stored otherwise than those of many, and multiplied otherwise;
+    more columns than are done together, and more of K."""
+    for n_in, rows, n_out in ((2304, 45, 290), (256, 530, 40)):
+        p = product(lib, ffi, name, mode, n_out, n_in, rows, 17)
+        for level in cases.levels(lib)[:-1]:
+            whole = p.run(level)
+            for row in (0, 15, 31, 32, rows - 1):
+                alone = cases.Product(ffi, lib, p.kind, p.weights, p.x[row : row + 1], mode)
+                assert np.array_equal(alone.run(level)[0], whole[row]), (
+                    cases.name_of(ffi, level),
+                    n_in,
+                    row,
+                )
+
+
 def test_quantized_activations(lib: Any, ffi: Any) -> None:
     """The same blocks on every level, by the formula in blocks.h; threads may split the rows."""
     rng = np.random.default_rng(8)

@@ -163,7 +163,7 @@ class Judge:
             return self.run(contenders[name], model, test, repeat)
 
         rounds = self.rounds(names, run_one, fields, wanted, test.name)
-        field, work = work_for(model, test, self.options.act)
+        field, work = work_for(model, test, self.options.act, ours.level)
         shares = pairs.shares_of_probe(rounds, pairs.OURS, field, work)
         share = pairs.spread(shares)
         return {
@@ -250,15 +250,16 @@ def fields_for(test: Test) -> tuple[str, ...]:
     return pairs.PREFILL_PROBES if test.kind == "pp" else pairs.DECODE_PROBES
 
 
-def work_for(model: Model, test: Test, act: str) -> tuple[str, float]:
+def work_for(model: Model, test: Test, act: str, level: str) -> tuple[str, float]:
     """The probe that bounds the matrix products of a test, and their work per token."""
+    by_tiles = "_tiles" if level == "amx" else ""
     if test.kind == "tg":
         return "read_gbps", model.decode_bytes
     if model.weights == "BF16" and act == "int8":
-        return "bf16_gflops", model.prefill_ops
+        return f"bf16{by_tiles}_gflops", model.prefill_ops
     if act == "f32" or model.weights in ("F16", "F32", "BF16"):
         return "fp32_gflops", model.prefill_ops
-    return "int8_gops", model.prefill_ops * (2 if act == "int16" else 1)
+    return f"int8{by_tiles}_gops", model.prefill_ops * (2 if act == "int16" else 1)
 
 
 # --- what is measured, and where the record goes ------------------------------------------------

@@ -3,7 +3,8 @@
  *
  *   probes THREADS      for each line "MILLISECONDS" on standard input one line of JSON, until it
  *                       closes: {"read_gbps": X, "int8_gops": X, "bf16_gflops": X|null,
- *                       "fp32_gflops": X}, each measured for that long on THREADS threads at once
+ *                       "fp32_gflops": X, "int8_tiles_gops": X|null, "bf16_tiles_gflops": X|null},
+ *                       each measured for that long on THREADS threads at once
  *   probes spin         keeps one core busy until the parent is gone
  *
  * Rates are sums over the threads of each thread's work by its own time: a stolen core shows. A
@@ -18,6 +19,10 @@
 #include <sys/mman.h>
 #include <time.h>
 #include <unistd.h>
+#if defined(__AMX_INT8__) && defined(__AMX_BF16__) && defined(__linux__)
+#include <sys/syscall.h>
+#define TILES
+#endif
 
 /* Per instruction set: the widest register of bytes and floats, and one dot product step of each
  * kind with its operations. CHAINS independent sums hide the latency; both operands stay in
@@ -69,7 +74,7 @@ enum { CHAINS = 16, INT8_OPS = 32, BF16_OPS = 16, FP32_OPS = 8 };
 enum { BURST = 4096, CHUNK = 1 << 20, MAX_THREADS = 256 };
 static const size_t READ_BYTES = (size_t)128 << 20; /* per thread: far beyond the caches */
 
-typedef enum kind { READ, INT8, BF16, FP32, N_KINDS } kind;
+typedef enum kind { READ, INT8, BF16, FP32, INT8_TILES, BF16_TILES, N_KINDS } kind;
 
 typedef struct task {
     kind kind;
@@ -117,6 +122,41 @@ DEFINE_BURST(fp32_burst, floats, FP32_STEP)
 DEFINE_BURST(bf16_burst, floats, BF16_STEP)
 #endif
 
+#if defined(TILES)
+/* As many steps, each a product of 16 rows of 64 bytes by 16 columns, on four sums. */
+#define TILE_STEP(name)                                                                            \
+    __asm__ volatile(name " %tmm6, %tmm4, %tmm0\n" name " %tmm7, %tmm4, %tmm1\n" name              \
+                          " %tmm6, %tmm5, %tmm2\n" name " %tmm7, %tmm5, %tmm3")
+enum { TILE_INT8_OPS = 16 * 16 * 64 * 2, TILE_BF16_OPS = 16 * 16 * 32 * 2, TILE_SUMS = 4 };
+
+static void tiles_burst(size_t n, bool bytes) {
+    struct {
+        unsigned char palette, other[15];
+        unsigned short row_bytes[16];
+        unsigned char rows[16];
+    } config = {.palette = 1};
+    for (int i = 0; i < 8; i++) config.rows[i] = 16, config.row_bytes[i] = 64;
+    __asm__ volatile("ldtilecfg %0" : : "m"(config)); /* tiles are zero then */
+    for (size_t i = 0; i < n; i++) {
+        if (bytes) {
+            TILE_STEP("tdpbssd");
+        } else {
+            TILE_STEP("tdpbf16ps");
+        }
+    }
+    __asm__ volatile("tilerelease");
+}
+#endif
+
+/* Whether the system lets this process use them. */
+static bool has_tiles(void) {
+#if defined(TILES)
+    return syscall(SYS_arch_prctl, 0x1023 /* ARCH_REQ_XCOMP_PERM */, 18 /* tile data */) == 0;
+#else
+    return false;
+#endif
+}
+
 /* Sums one chunk with a prefetch 4 KiB ahead, the distance that helped most on 4 KiB pages. */
 static void read_chunk(const unsigned char *data) {
     const uint64_t *words = (const uint64_t *)(const void *)data;
@@ -156,6 +196,14 @@ static void *measure(void *argument) {
             fp32_burst(BURST);
             done += (double)(BURST * CHAINS * FP32_OPS);
             break;
+        case INT8_TILES:
+        case BF16_TILES:
+#if defined(TILES)
+            tiles_burst(BURST, t->kind == INT8_TILES);
+            done +=
+                (double)BURST * TILE_SUMS * (t->kind == INT8_TILES ? TILE_INT8_OPS : TILE_BF16_OPS);
+#endif
+            break;
         case N_KINDS:
             break;
         }
@@ -193,7 +241,13 @@ static int answer(int n_threads) {
         memset(data, 1, READ_BYTES);
         tasks[i].data = data;
     }
-    static const char *names[N_KINDS] = {"read_gbps", "int8_gops", "bf16_gflops", "fp32_gflops"};
+    static const char *names[N_KINDS] = {"read_gbps",   "int8_gops",       "bf16_gflops",
+                                         "fp32_gflops", "int8_tiles_gops", "bf16_tiles_gflops"};
+    bool available[N_KINDS] = {[READ] = true, [INT8] = true, [FP32] = true};
+#if defined(BF16_STEP)
+    available[BF16] = true;
+#endif
+    available[INT8_TILES] = available[BF16_TILES] = has_tiles();
     char line[64];
     while (fgets(line, sizeof line, stdin) != NULL) {
         char *end = line;
@@ -203,12 +257,10 @@ static int answer(int n_threads) {
         }
         for (int k = 0; k < N_KINDS; k++) {
             double rate = 0;
-#if !defined(BF16_STEP)
-            if (k == BF16) {
+            if (!available[k]) {
                 (void)printf(", \"%s\": null", names[k]);
                 continue;
             }
-#endif
             if (!measure_all(tasks, n_threads, (kind)k, (double)milliseconds / 1000, &rate)) {
                 return fputs("probes: no more threads\n", stderr), 1;
             }
