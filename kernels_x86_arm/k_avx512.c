@@ -19,5 +19,5 @@ LEVEL_ROW(avx512bf16, "AVX-512 VNNI + BF16: AMD Zen 4 (2022), Intel Sapphire Rap
 
 #include "amx.inc"
 LEVEL_ROW(amx, "AVX-512 + AMX: Intel Sapphire Rapids (2023), Emerald, Granite Rapids",
-          amx_act_bytes, amx_quantize_acts, matmul_amx, LARGER(MATMUL_SCRATCH, AMX_SCRATCH),
-          AW, amx_streams);
+          amx_act_bytes, amx_quantize_acts, matmul_amx, LARGER(MATMUL_SCRATCH, AMX_SCRATCH), AW,
+          amx_streams);
