@@ -18,13 +18,18 @@
  *                                                            (Q2_K, Q4_K, Q5_K)
  *   The integer sums are exact in int32, so their order is free; they are then rounded to float.
  *   int16 activations are two such rows, and their products are added: high + low.
- *   f32 activations (F32 and F16 weights, BF16 in the int16 mode, all in the f32 mode), for each
- * stretch of LP_F32_STRETCH elements along K: 8 partial sums, element k into sum k % 8, by madd in
- * order of k folded by halves, ((0 + 4) + (2 + 6)) + ((1 + 5) + (3 + 7)); the stretches' sums are
- * added in order bf16 activations (BF16 weights), for each stretch of LP_BF16_STRETCH elements: 8
- * partial sums s, of each 16 elements the odd one 2i + 1 and then the even one 2i into s[i] folded
- * and added up in the same way The products of bfloats are exact. Denormal weights may count as
- * zeros. Levels with fma agree with each other bit for bit, and so do those without.
+ *   f32 activations (F32 and F16 weights, BF16 in the int16 mode, all in the f32 mode):
+ *       for each stretch of LP_F32_STRETCH elements along K 8 partial sums, element k into
+ *       sum k % 8, by madd in order of k; folded by halves, ((0 + 4) + (2 + 6)) + ((1 + 5) +
+ *       (3 + 7)); the stretches' sums are added in order
+ *   bf16 activations (BF16 weights):
+ *       for each stretch of LP_BF16_STRETCH elements 8 partial sums s, of each 16 elements the odd
+ *       one 2i + 1 and then the even one 2i into s[i]; folded and added up in the same way
+ *       level amx: for each 32 elements two partial sums from zero, of the even and of the odd
+ *       ones, by fma in order of k; acc += even + odd. As TDPBF16PS does
+ *       The products of bfloats are exact. Denormals may count as zeros.
+ * Levels with fma agree with each other bit for bit (but for amx with bf16 activations), and so do
+ * those without.
  *
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef LP_KERNELS_H
@@ -131,7 +136,8 @@ typedef struct lp_kernels {
     const char *name;        /* "avx2": what --cpu takes and prints */
     const char *description; /* "AVX2 + FMA: Intel Haswell (2013), AMD Zen (2017)" */
 
-    /* Bytes that quantize_acts writes for n_rows rows of n_in floats. */
+    /* Bytes that quantize_acts may write for n_rows rows of n_in floats: never less than for fewer
+     * or shorter rows. */
     size_t (*act_bytes)(lp_act_kind kind, size_t n_rows, size_t n_in);
     /* Converts rows row_begin..row_end of x (row r at x + r * stride floats) into acts, which is
      * sized for all rows. Rows may be converted by different threads at once; ranges given to

@@ -2,7 +2,7 @@
  *
  * What a tile is (rows, bytes of a row) says a configuration; `t`, `c`, `a`, `b` are the registers'
  * numbers, written out. Between tiles_begin and tiles_end a thread has 8 KiB more to be saved when
- * it is interrupted, and other code must not lose them, so nothing is called in between.
+ * it is interrupted, and a function that is called may use them: memcpy and memset do not.
  * Formulas: Intel SDM volume 2, TDPBSSD, TDPBSUD, TDPBF16PS.
  * As text, so that the rest of the file needs no AMX.
  *

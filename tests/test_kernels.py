@@ -162,10 +162,9 @@ def test_integer_sums_are_exact(lib: Any, ffi: Any, name: str) -> None:
     kind = cases.BY_NAME[name]
     rng = np.random.default_rng(3)
     one, zero = (np.array([v], np.float16).view(np.uint8) for v in (1, 0))
-    for rows in (1, 2, 3, 4, 8):
+    for rows in (1, 2, 3, 4, 8, 40):
         weights = cases.random_weights(kind, 40, kind.block, rng)
-        weights[1] = 255
-        weights[2] = 0
+        weights[1:4] = np.array([255, 0, 128], np.uint8)[:, None]
         for at, value in zip(kind.halves, (one, zero), strict=False):
             weights[:, at : at + 2] = value
         x = rng.integers(-127, 128, (rows, kind.block))
@@ -205,6 +204,7 @@ def test_result_does_not_depend_on_the_cut(
             assert np.array_equal(p.run(level, acts, rows), whole[rows]), (where, count)
         rows = [7, 7, 0, 39, 3]
         assert np.array_equal(p.run(level, acts, rows), whole[rows]), where
+        assert p.run(level, acts, []).shape == (0, 75)
         for width in (level.weight_row_group, 2 * level.weight_row_group):
             for row_list in (None, [11], [11, 3], [11, 3, 5, 7]):
                 pieces = whole if row_list is None else whole[row_list]
@@ -347,6 +347,26 @@ def test_wide_activations(lib: Any, ffi: Any, name: str) -> None:
     largest = np.abs(x).reshape(5, -1, block).max(axis=2, keepdims=True).astype(np.float64)
     error = np.abs(values - x).reshape(5, -1, block)
     assert (error <= 1.6e-5 * largest + 1e-30).all()
+
+
+@pytest.mark.parametrize("kind_name", ["F32", "I8_32", "I8_256", "BF16", "I16_32", "I16_256"])
+def test_room_for_activations(lib: Any, ffi: Any, kind_name: str) -> None:
+    """A buffer for many rows is enough for fewer; rows converted one by one are those of all."""
+    kind = getattr(lib, f"LP_ACT_KIND_{kind_name}")
+    x = np.random.default_rng(21).standard_normal((70, 768)).astype(np.float32)
+    for level in cases.levels(lib):
+        sizes = [level.act_bytes(kind, rows, 768) for rows in range(1, 71)]
+        assert sizes == sorted(sizes), cases.name_of(ffi, level)
+        group = level.act_row_group
+        for rows in (2, 11, 13, 33, 70):
+            whole, pieces = (cases.aligned(sizes[rows - 1]) for _ in range(2))
+            whole[:], pieces[:] = 0xEE, 0xEE
+            for acts, step in ((whole, rows), (pieces, group)):
+                for begin in range(0, rows, step):
+                    end = min(begin + step, rows)
+                    source, out = ffi.from_buffer("float[]", x), ffi.from_buffer(acts)
+                    level.quantize_acts(kind, source, 768, rows, begin, end, 768, out)
+            assert np.array_equal(whole, pieces), (cases.name_of(ffi, level), rows)
 
 
 def test_bfloat_activations(lib: Any, ffi: Any) -> None:

@@ -195,7 +195,7 @@ def test_words_are_those_of_the_runtime(lib: Any, ffi: Any) -> None:
     [
         ("--act int4", "--act is one of int8, int16, f32"),
         ("--kv-type q4_0", "--kv-type is one of f16, f32, q8_0"),
-        ("--cpu z80", "on x86_64 the levels are avx512bf16, "),
+        ("--cpu z80", "on x86_64 the levels are amx, avx512bf16, "),
         ("--cpu neon", "on x86_64 the levels are"),
     ],
 )

@@ -59,8 +59,8 @@ uint32_t lp_cpu_arm_features(void) {
 #include <unistd.h>
 
 /* Linux's Documentation/arch/x86/xstate.rst: a process must ask for state this large. */
-#define ARCH_REQ_XCOMP_PERM 0x1023
-#define XFEATURE_XTILEDATA  18
+#define ARCH_REQ_XCOMP_PERM 0x1023L
+#define XFEATURE_XTILEDATA  18L
 
 bool lp_cpu_allow_tiles(void) {
     return syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) == 0;

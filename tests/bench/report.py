@@ -86,7 +86,7 @@ def probe_lines(results: Sequence[dict[str, Any]]) -> str:
     for field in probes[0] if probes else ():
         values = [probe[field] for probe in probes if probe[field] is not None]
         if values:
-            what, unit = field.split("_")
+            what, unit = field.rsplit("_", 1)
             middle = f"{statistics.median(values):.1f}"
             lines.append(f"probe {what} {middle} {unit} ({min(values):.1f} to {max(values):.1f})")
     return "\n".join(lines)
