@@ -33,7 +33,11 @@ def speed_table(results: Sequence[dict[str, Any]]) -> str:
     for result in results:
         words = [result["test"], result["cpu"], "busy" if result["busy"] else ""]
         share = result["share_of_probe"]
-        part = f"{share['median']:.2f} {share['field'].rsplit('_', 1)[0]}" if "median" in share else "-"
+        part = (
+            f"{share['median']:.2f} {share['field'].rsplit('_', 1)[0]}"
+            if "median" in share
+            else "-"
+        )
         test = " ".join(word for word in words if word)
         left = (result["model"], test, result["act"], f"{result['ours_tps']:.1f}", part)
         if not result["summary"]:
