@@ -15,9 +15,9 @@ static void matmul_with_bf16(const lp_matmul *t, size_t n_begin, size_t n_end, v
     }
 }
 LEVEL_ROW(avx512bf16, "AVX-512 VNNI + BF16: AMD Zen 4 (2022), Intel Sapphire Rapids (2023)",
-          act_bytes, quantize_acts, matmul_with_bf16, MATMUL_SCRATCH, TN, streams);
+          act_bytes, quantize_acts, matmul_with_bf16, MATMUL_SCRATCH, streams);
 
 #include "amx.inc"
 LEVEL_ROW(amx, "AVX-512 + AMX: Intel Sapphire Rapids (2023), Emerald, Granite Rapids",
-          amx_act_bytes, amx_quantize_acts, matmul_amx, LARGER(MATMUL_SCRATCH, AMX_SCRATCH), AW,
+          amx_act_bytes, amx_quantize_acts, matmul_amx, LARGER(MATMUL_SCRATCH, AMX_SCRATCH),
           amx_streams);
