@@ -103,9 +103,13 @@ class Product:
         self.act_kind = lib.lp_act_kind_for(kind.id, mode)
         self.n_out, self.n_in = weights.shape[0], x.shape[1]
 
-    def acts(self, level: Any) -> U8:
+    def act_bytes(self, level: Any) -> int:
+        return int(level.act_bytes(self.act_kind, self.x.shape[0], self.n_in))
+
+    def acts(self, level: Any, room: U8 | None = None) -> U8:
+        """The activations as the level stores them, in `room` or memory of their own."""
         rows = self.x.shape[0]
-        acts = aligned(level.act_bytes(self.act_kind, rows, self.n_in))
+        acts = aligned(self.act_bytes(level)) if room is None else room
         level.quantize_acts(
             self.act_kind,
             self.ffi.from_buffer("float[]", self.x),

@@ -187,7 +187,7 @@ def test_integer_sums_are_exact(lib: Any, ffi: Any, name: str) -> None:
             "F32": [531, 1088],
             "F16": [531, 1567],
             "BF16": [531, 2112, 2083],
-        }.get(kind.name, [512] if mode != FLOAT else [512, 1792])
+        }.get(kind.name, [512, 1792] if mode == FLOAT else [512, 1056 // kind.block * kind.block])
     ],
 )
 def test_result_does_not_depend_on_the_cut(
@@ -273,7 +273,13 @@ def test_many_rows_and_long_rows(lib: Any, ffi: Any) -> None:
     """More rows than a sweep holds, and more of K than a panel holds."""
     modes = [("Q8_0", INT16), ("Q4_K", INT16), ("F16", INT8), ("F32", INT8), ("BF16", INT8)]
     for name, mode in [("Q4_1", INT8), ("Q8_0", INT8), ("Q6_K", INT8), *modes]:
-        for n_in, rows in ((256, 1030), (8192, 9), (70144, 3)):
+        blocks_of_32 = cases.BY_NAME[name].block == 32
+        for n_in, rows in (
+            (256, 1030),
+            (1056 if blocks_of_32 else 1280, 530),
+            (8192, 9),
+            (70144, 3),
+        ):
             p = product(lib, ffi, name, mode, 33, n_in, rows, 6)
             for level in cases.levels(lib)[:-1]:
                 acts = p.acts(level)
@@ -425,12 +431,18 @@ def test_no_read_past_the_end(lib: Any, ffi: Any, name: str) -> None:
         (n_in, rows, mode, 5) for n_in in sizes for rows in (1, 3, 9) for mode in modes_of(kind)
     ]
     cuts += [(2304, 9, mode, 69) for mode in modes_of(kind)]  # whole panels in the scratch
+    cuts += [  # whole tiles and not, of activations too
+        (17 * 32 if kind.block == 32 else 512, rows, mode, 35)
+        for rows in (17, 33)
+        for mode in modes_of(kind)
+    ]
     for n_in, rows, mode, n_out in cuts:
         p = product(lib, ffi, name, mode, n_out, n_in, rows, 10)
         plain = p.weights
         for level in cases.levels(lib):
             expected = p.run(level)
-            acts = Guarded(p.acts(level))
+            acts = Guarded(np.zeros(p.act_bytes(level), np.uint8))
+            p.acts(level, acts.data)
             guarded = Guarded(plain)
             p.weights = guarded.data.reshape(plain.shape)
             scratch = Guarded(np.zeros(level.matmul_scratch, np.uint8))
